@@ -1,0 +1,16 @@
+"""Configuration: frozen once made, unknown keys are errors."""
+
+from vllm.config.args import AsyncEngineArgs, EngineArgs
+from vllm.config.engine import CacheConfig, DeviceConfig, LoadConfig, SchedulerConfig, VllmConfig
+from vllm.config.model import ModelConfig
+
+__all__ = [
+    "AsyncEngineArgs",
+    "CacheConfig",
+    "DeviceConfig",
+    "EngineArgs",
+    "LoadConfig",
+    "ModelConfig",
+    "SchedulerConfig",
+    "VllmConfig",
+]

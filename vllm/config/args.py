@@ -1,0 +1,261 @@
+"""`EngineArgs`: the engine's arguments as keywords, as command-line flags and as YAML: one list."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vllm.config import hub
+from vllm.config.engine import CacheConfig, DeviceConfig, LoadConfig, SchedulerConfig, VllmConfig
+from vllm.config.flags import flag
+from vllm.config.model import (
+    ModelConfig,
+    read_generation,
+    read_json,
+    resolve_dtype,
+    resolve_max_len,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_KV_GIB = 4
+
+
+@dataclass
+class EngineArgs:
+    """Every argument of the engine. An unknown keyword is a TypeError, as for any dataclass.
+
+    `create_engine_config` checks them and raises ValueError naming the argument at fault.
+    """
+
+    model: str | None = flag(
+        None, "Model", "Model folder or hub id; without one, the demo model that ships with vllm."
+    )
+    tokenizer: str | None = flag(None, "Model", "Tokenizer folder or hub id, if not the model's.")
+    tokenizer_mode: str = flag("auto", "Model", "How to load the tokenizer.", choices=("auto",))
+    skip_tokenizer_init: bool = flag(
+        False, "Model", "No tokenizer: prompts are token ids, outputs have no text."
+    )
+    trust_remote_code: bool = flag(
+        False, "Model", "Accepted for compatibility; code from model folders is never run."
+    )
+    dtype: str = flag(
+        "auto",
+        "Model",
+        "Data type of weights, activations and KV cache.",
+        choices=("auto", "float32", "float", "bfloat16", "float16", "half"),
+    )
+    seed: int = flag(0, "Model", "Seed of requests that bring none.")
+    max_model_len: int | None = flag(
+        None, "Model", "Context length, prompt and output together; 8k means 8192.", size=True
+    )
+    revision: str | None = flag(None, "Model", "Branch, tag or commit of a hub model.")
+    hf_overrides: dict[str, Any] = flag(None, "Model", "JSON object laid over config.json.")
+    generation_config: str = flag(
+        "auto",
+        "Model",
+        "Where default sampling parameters come from: auto (the model folder), vllm (none), a folder.",
+    )
+    override_generation_config: dict[str, Any] = flag(
+        None, "Model", "JSON object laid over the generation config."
+    )
+    chat_template: str | None = flag(
+        None, "Model", "Jinja template for chats, as a file or in one line, if not the model's."
+    )
+    max_logprobs: int = flag(20, "Model", "Most logprobs a request may ask for; -1: no limit.")
+    enforce_eager: bool = flag(False, "Model", "Run without captured graphs (CPU has none).")
+    load_format: str = flag(
+        "auto", "Load", "dummy gives random weights.", choices=("auto", "safetensors", "dummy")
+    )
+    download_dir: str | None = flag(None, "Load", "Where hub models are kept.")
+    device: str = flag("auto", "Device", "Device to run on.", choices=("auto", "cpu", "cuda"))
+    kernels: str = flag(
+        "auto", "Device", "Kernel set.", choices=("auto", "reference", "cpu", "triton")
+    )
+    cpu_threads: int | None = flag(
+        None, "Device", "Threads of the CPU kernels; default: the CPUs this process may use."
+    )
+    gpu_memory_utilization: float = flag(
+        0.92, "Cache", "Share of the GPU's memory to use (no effect on CPU)."
+    )
+    block_size: int = flag(16, "Cache", "Tokens a block.")
+    kv_cache_memory_bytes: int | None = flag(
+        None, "Cache", "Bytes of KV cache; 2g means 2 GiB.", size=True
+    )
+    num_gpu_blocks_override: int | None = flag(
+        None, "Cache", "Blocks of KV cache, whatever the memory.", size=True
+    )
+    enable_prefix_caching: bool = flag(True, "Cache", "Reuse the KVs of prefixes computed before.")
+    max_num_seqs: int | None = flag(
+        None, "Scheduler", "Most sequences that run at once; default 128 serving, 256 offline."
+    )
+    max_num_batched_tokens: int | None = flag(
+        None, "Scheduler", "Tokens a step; default 2048 serving, 4096 offline.", size=True
+    )
+    enable_chunked_prefill: bool = flag(
+        True, "Scheduler", "Let a prompt be computed over several steps."
+    )
+    long_prefill_token_threshold: int = flag(
+        0, "Scheduler", "Most tokens of one prompt a step; 0: no limit.", size=True
+    )
+    scheduling_policy: str = flag(
+        "fcfs", "Scheduler", "Order of the queue.", choices=("fcfs", "priority")
+    )
+    max_num_queued_reqs: int | None = flag(
+        None, "Scheduler", "Most requests that wait; more are refused with 503."
+    )
+    max_num_queued_tokens: int | None = flag(
+        None, "Scheduler", "Most prompt tokens that wait; more are refused with 503.", size=True
+    )
+    tensor_parallel_size: int = flag(
+        1, "Parallel", "Ranks that share one model; only 1 for now.", short="-tp"
+    )
+    disable_log_stats: bool = flag(False, "Observability", "No statistics: no log line, no metrics.")
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> EngineArgs:
+        """From a namespace or mapping that may hold other things too."""
+        values = values if isinstance(values, dict) else vars(values)
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+    def create_engine_config(self, *, serving: bool = False) -> VllmConfig:
+        """Check everything and read the model's files (not its weights). Raises ValueError."""
+        if self.tensor_parallel_size != 1:
+            raise ValueError("tensor_parallel_size: only 1 is supported for now")
+        if self.hf_overrides is not None and not isinstance(self.hf_overrides, dict):
+            raise ValueError("hf_overrides must be a JSON object")
+        if self.trust_remote_code:
+            logger.info("trust_remote_code has no effect: code from model folders is never run.")
+        return VllmConfig(
+            model=self._model(),
+            cache=self._cache(),
+            scheduler=self._scheduler(serving),
+            load=LoadConfig(self.load_format),
+            device=self._device(),
+            disable_log_stats=self.disable_log_stats,
+        )
+
+    def _model(self) -> ModelConfig:
+        folder = hub.resolve(
+            self.model,
+            revision=self.revision,
+            download_dir=self.download_dir,
+            weights=self.load_format != "dummy",
+        )
+        tokenizer = hub.resolve(self.tokenizer, weights=False) if self.tokenizer else folder
+        hf = read_json(folder / "config.json") | (self.hf_overrides or {})
+        generation, eos = read_generation(
+            folder, self.generation_config, self.override_generation_config or {}, hf
+        )
+        if self.max_logprobs < -1:
+            raise ValueError(f"max_logprobs must be at least -1, not {self.max_logprobs}")
+        return ModelConfig(
+            folder=folder,
+            name=self.model or "demo",
+            tokenizer_folder=tokenizer,
+            hf=hf,
+            dtype=resolve_dtype(self.dtype, hf),
+            max_model_len=resolve_max_len(
+                self.max_model_len,
+                hf,
+                allow_longer=os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1",
+            ),
+            max_len_given=self.max_model_len is not None,
+            seed=self.seed,
+            skip_tokenizer_init=self.skip_tokenizer_init,
+            max_logprobs=self.max_logprobs,
+            generation=generation,
+            eos_token_ids=eos,
+            chat_template=_template(self.chat_template),
+        )
+
+    def _cache(self) -> CacheConfig:
+        _at_least(self, "block_size", 1)
+        _at_least(self, "num_gpu_blocks_override", 1)
+        _at_least(self, "kv_cache_memory_bytes", 1)
+        memory = self.kv_cache_memory_bytes
+        if memory is None:
+            asked = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
+            try:
+                memory = int(float(asked) * 2**30) if asked else _default_kv_bytes()
+            except ValueError:
+                raise ValueError(
+                    f"VLLM_CPU_KVCACHE_SPACE must be a number of GiB, not {asked!r}"
+                ) from None
+        return CacheConfig(
+            block_size=self.block_size,
+            memory_bytes=memory,
+            num_blocks=self.num_gpu_blocks_override,
+            enable_prefix_caching=self.enable_prefix_caching,
+        )
+
+    def _scheduler(self, serving: bool) -> SchedulerConfig:
+        for name in (
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "max_num_queued_reqs",
+            "max_num_queued_tokens",
+        ):
+            _at_least(self, name, 1)
+        _at_least(self, "long_prefill_token_threshold", 0)
+        seqs = self.max_num_seqs or (128 if serving else 256)
+        tokens = self.max_num_batched_tokens or max(2048 if serving else 4096, seqs)
+        if tokens < seqs:
+            raise ValueError(
+                f"max_num_batched_tokens ({tokens}) must be at least max_num_seqs ({seqs})"
+            )
+        return SchedulerConfig(
+            policy=self.scheduling_policy,
+            max_num_seqs=seqs,
+            max_num_batched_tokens=tokens,
+            enable_chunked_prefill=self.enable_chunked_prefill,
+            long_prefill_token_threshold=self.long_prefill_token_threshold,
+            max_num_queued_reqs=self.max_num_queued_reqs,
+            max_num_queued_tokens=self.max_num_queued_tokens,
+        )
+
+    def _device(self) -> DeviceConfig:
+        _at_least(self, "cpu_threads", 1)
+        # The GPU's kernels are not here yet, so auto is the CPU; see docs/roadmap.md.
+        device = "cpu" if self.device == "auto" else self.device
+        return DeviceConfig(device=device, kernels=self.kernels, threads=self.cpu_threads)
+
+
+@dataclass
+class AsyncEngineArgs(EngineArgs):
+    """The arguments of an engine that serves."""
+
+
+def _at_least(args: EngineArgs, name: str, low: int) -> None:
+    value = getattr(args, name)
+    if value is not None and value < low:
+        raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def _default_kv_bytes() -> int:
+    """4 GiB, or 40% of the memory that is free now when that is less."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return DEFAULT_KV_GIB << 30
+    return min(DEFAULT_KV_GIB << 30, int(free * 0.4))
+
+
+def _template(given: str | None) -> str | None:
+    """The text of a chat template that was given as a file's path or as itself."""
+    if given is None or "{" in given or "\n" in given:
+        return given
+    path = Path(given)
+    if not path.is_file():
+        raise ValueError(f"chat_template: there is no file {given}")
+    return path.read_text(encoding="utf-8")
+
+
+def config_to_json(args: EngineArgs) -> str:
+    """The arguments as JSON, to hand them to another process."""
+    return json.dumps(dataclasses.asdict(args))

@@ -1,0 +1,50 @@
+"""The engine's configuration: cache, scheduler, kernels. Frozen once made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm.config.model import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class CacheConfig:
+    block_size: int  # tokens a block
+    memory_bytes: int  # for the arena; num_blocks, when given, decides instead
+    num_blocks: int | None
+    enable_prefix_caching: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    policy: str  # fcfs or priority
+    max_num_seqs: int  # sequences running at once
+    max_num_batched_tokens: int  # tokens a step
+    enable_chunked_prefill: bool
+    long_prefill_token_threshold: int  # 0: none; else no step computes more of one prompt
+    max_num_queued_reqs: int | None
+    max_num_queued_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadConfig:
+    load_format: str  # auto, safetensors or dummy
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConfig:
+    device: str  # cpu or cuda
+    kernels: str  # auto, reference or a kernel set's name
+    threads: int | None  # of the CPU kernels; None: as many as the process may use
+
+
+@dataclass(frozen=True, slots=True)
+class VllmConfig:
+    """All that an engine is built from."""
+
+    model: ModelConfig
+    cache: CacheConfig
+    scheduler: SchedulerConfig
+    load: LoadConfig
+    device: DeviceConfig
+    disable_log_stats: bool

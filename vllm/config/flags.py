@@ -1,0 +1,193 @@
+"""Command-line flags out of dataclass fields: one list serves keywords, flags and YAML files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, get_args, get_type_hints
+
+_UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+def flag(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    choices: Sequence[str] | None = None,
+    size: bool = False,
+    short: str | None = None,
+    many: bool = False,
+) -> Any:
+    """A dataclass field that is also a command-line flag.
+
+    size: takes human sizes. many: takes several values. A mutable default is spelled None.
+    """
+    metadata = {
+        "group": group,
+        "help": help,
+        "choices": choices,
+        "size": size,
+        "short": short,
+        "many": many,
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def human_size(text: str) -> int:
+    """An integer with an optional unit: 4k is 4,000, 4K and 4Ki are 4,096; likewise m, g, t.
+
+    Raises argparse.ArgumentTypeError.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)(i?)[bB]?", text.strip())
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 4k or 4K")
+    number, unit, binary = match.groups()
+    scale = _BINARY[unit.upper()] if unit and binary else (_UNITS | _BINARY).get(unit, 1)
+    value = float(number) * scale
+    if value != int(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(value)
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
+class FlexibleArgumentParser(argparse.ArgumentParser):
+    """argparse, with underscores for dashes, a YAML file, and a suggestion for a misspelt flag.
+
+    `--config FILE.yaml` stands for the flags in the file; what is on the command line wins.
+    """
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = self._with_config([_dashed(w) for w in (sys.argv[1:] if args is None else args)])
+        parsed, unknown = self.parse_known_args(words, namespace)
+        if unknown:
+            known = [o for action in self._actions for o in action.option_strings]
+            hints = {
+                u: difflib.get_close_matches(u.split("=")[0], known, 1)
+                for u in unknown
+                if u.startswith("-")
+            }
+            said = [f"{u} (did you mean {h[0]}?)" if h else u for u, h in hints.items()]
+            self.error(f"unrecognized arguments: {', '.join(said) or ' '.join(unknown)}")
+        return parsed
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+    def _with_config(self, words: list[str]) -> list[str]:
+        for i, word in enumerate(words):
+            if word == "--config" and i + 1 < len(words):
+                return self._read_config(words[i + 1], words[:i] + words[i + 2 :])
+            if word.startswith("--config="):
+                return self._read_config(word.removeprefix("--config="), words[:i] + words[i + 1 :])
+        return words
+
+    def _read_config(self, path: str, words: list[str]) -> list[str]:
+        """The file's flags first, so that those on the command line have the last word."""
+        import yaml
+
+        try:
+            with open(path, encoding="utf-8") as file:
+                values = yaml.safe_load(file) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            self.error(f"--config {path}: {error}")
+        if not isinstance(values, dict):
+            self.error(f"--config {path}: must hold names and values")
+        known = {o: a for a in self._actions for o in a.option_strings}
+        before: list[str] = []
+        positional: list[str] = []
+        for name, value in values.items():
+            option = "--" + str(name).replace("_", "-")
+            if name == "model" and "--model" not in known:
+                # A model on the command line beats the file's.
+                if not words or words[0].startswith("-"):
+                    positional = [str(value)]
+                continue
+            if option not in known:
+                near = difflib.get_close_matches(option, known, 1)
+                hint = f" (did you mean {near[0][2:]}?)" if near else ""
+                self.error(f"--config {path}: unknown key {name!r}{hint}")
+            if isinstance(value, bool):
+                before.append(option if value else "--no-" + option[2:])
+                if before[-1] not in known:
+                    before.pop()  # a plain switch that is off
+            elif isinstance(value, dict):
+                before += [option, json.dumps(value)]
+            elif isinstance(value, list):
+                before += [option, *map(str, value)]
+            elif value is not None:
+                before.append(f"{option}={value}")
+        return positional + before + words
+
+
+def _dashed(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value
+
+
+def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str] = ()) -> None:
+    """Add a flag for each `flag()` field of a dataclass, in the field's group."""
+    hints = get_type_hints(cls)
+    groups: dict[str, Any] = {
+        g.title: g for g in parser._action_groups if isinstance(g.title, str)
+    }
+    for f in dataclasses.fields(cls):
+        if f.name in skip or "group" not in f.metadata:
+            continue
+        title = f.metadata["group"]
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        names = ["--" + f.name.replace("_", "-")]
+        if f.metadata["short"]:
+            names.insert(0, f.metadata["short"])
+        options: dict[str, Any] = {"dest": f.name, "default": f.default}
+        shown = "" if f.default in (None, False, True) else f" Default: {f.default}."
+        options["help"] = (f.metadata["help"] + shown).replace("%", "%%")
+        kind = _scalar(hints[f.name])
+        if kind is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        elif f.metadata["size"]:
+            options["type"] = human_size
+            options["metavar"] = "N"
+        elif kind is dict:
+            options["type"] = _json_object
+            options["metavar"] = "JSON"
+        else:
+            options["type"] = kind
+            options["metavar"] = None if f.metadata["choices"] else kind.__name__.upper()
+            options["choices"] = f.metadata["choices"]
+        if f.metadata["many"]:
+            options["nargs"] = "+"
+        groups[title].add_argument(*names, **options)
+
+
+def _scalar(hint: Any) -> type:
+    """The type of one value: of `list[str] | None` it is str."""
+    options = [a for a in get_args(hint) if a is not type(None)]
+    origin = getattr(hint, "__origin__", None)
+    if origin is dict:
+        return dict
+    if origin is list:
+        return _scalar(get_args(hint)[0])
+    if options and origin is None:
+        return _scalar(options[0])
+    assert isinstance(hint, type)
+    return hint

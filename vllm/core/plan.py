@@ -1,0 +1,68 @@
+"""What a step shall do and what it did: plain ints and numpy, no tensors.
+
+    plan = scheduler.schedule(now)
+    result = executor.execute(plan)
+    outputs = scheduler.update(plan, result)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from vllm.core.request import TokenLogprobs
+from vllm.sampling_params import SamplingParams
+
+
+@dataclass(slots=True)
+class NewSequence:
+    """A sequence that the workers do not know, or have forgotten since its preemption."""
+
+    seq: int
+    tokens: list[int]  # prompt and what has been generated
+    prompt_len: int
+    params: SamplingParams
+    sampling_seed: int  # the random numbers of position p are a function of (sampling_seed, p)
+    eos_token_ids: list[int] = field(default_factory=list)
+    bad_words_token_ids: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """One step. Row i: sequence `seqs[i]` computes `counts[i]` tokens from position `starts[i]`.
+
+    Decodes come first. Where `sample[i]`, the row's last token is the sequence's last known one and
+    the step samples the next. `blocks[i]` are blocks added to the sequence's table since its last
+    step. The workers forget `forget` before they look at `new`.
+    """
+
+    seqs: list[int]
+    starts: np.ndarray  # int32 [S]
+    counts: np.ndarray  # int32 [S]
+    sample: np.ndarray  # bool [S]
+    blocks: list[list[int]]
+    new: list[NewSequence]
+    forget: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.counts.sum())
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step sampled. `tokens[j]` belongs to the j-th row whose `sample` is set."""
+
+    tokens: list[int]
+    logprobs: list[TokenLogprobs | None] | None = None  # as tokens
+    prompt_logprobs: dict[int, list[TokenLogprobs]] | None = None  # sequence -> this chunk's
+
+
+class Executor(Protocol):
+    """Runs plans: in this process, in others, or in the simulator."""
+
+    def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def shutdown(self) -> None: ...

@@ -1,0 +1,112 @@
+"""A request as the engine core sees it, and what the core sends back.
+
+These are the messages between the front end (text, HTTP) and the engine core (tokens). They travel
+as msgpack when the core is a process of its own, and as they are when it is not.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm.sampling_params import SamplingParams
+
+
+class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add"):
+    """One validated, tokenised request. `request_id` is unique among the engine's requests."""
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    max_tokens: int  # params.max_tokens, or what is left of the context
+    arrival: float  # seconds, the front end's wall clock
+    priority: int = 0  # lower runs first, under the priority policy
+    cache_salt: str | None = None
+    eos_token_ids: list[int] = []
+    bad_words_token_ids: list[list[int]] = []
+
+
+class AbortRequests(msgspec.Struct, tag="abort"):
+    """Forget these requests, whatever their state; unknown ids are ignored."""
+
+    request_ids: list[str]
+
+
+class Call(msgspec.Struct, tag="call"):
+    """Call one of the core's utility methods; answered by a `Reply` with the same number."""
+
+    number: int
+    method: str
+    args: list[object] = []
+
+
+class TokenLogprobs(msgspec.Struct, array_like=True):
+    """One position: `ids[0]` is the sampled (or prompt) token, of rank `rank`; the rest are the top."""
+
+    ids: list[int]
+    logprobs: list[float]
+    rank: int
+
+
+class SequenceOutput(msgspec.Struct, omit_defaults=True):
+    """What one step gave one sequence of a request."""
+
+    request_id: str
+    index: int  # which of the request's n outputs
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of this step's part of the prompt
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int = 0
+    queued: float = 0.0  # seconds of the core's clock
+    scheduled: float = 0.0
+    preemptions: int = 0
+
+
+class EngineStats(msgspec.Struct, omit_defaults=True):
+    """Gauges at the end of a step, and counts since the last one that was sent."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0  # share of blocks that running sequences hold, 0 to 1
+    prefix_queries: int = 0  # tokens
+    prefix_hits: int = 0  # tokens
+    preemptions: int = 0
+    computed_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    step_tokens: list[int] = []  # tokens of each step
+
+
+class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
+    """All that one or more steps gave, for the front end."""
+
+    outputs: list[SequenceOutput]
+    stats: EngineStats | None = None
+    time: float = 0.0  # the core's clock when the step ended
+
+
+class Reply(msgspec.Struct, omit_defaults=True, tag="reply"):
+    """The answer to a `Call`: a result or an error's text."""
+
+    number: int
+    result: object = None
+    error: str | None = None
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The core is loaded; what the front end wants to know of it."""
+
+    num_blocks: int
+    block_size: int
+    max_model_len: int
+    kernels: dict[str, str]
+
+
+class Died(msgspec.Struct, tag="died"):
+    """The core's last words."""
+
+    error: str
+
+
+ToCore = EngineRequest | AbortRequests | Call
+FromCore = StepOutputs | Reply | Ready | Died

@@ -1,0 +1,215 @@
+"""The tokenizer: tokenizer.json through `tokenizers`, chat templates through sandboxed Jinja.
+
+Reading one takes tens of milliseconds, where importing transformers takes seconds; a folder that
+has no tokenizer.json is converted through transformers once. `hf()` gives users the transformers
+object that their programs expect.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as RustTokenizer
+
+from vllm.config.model import read_json
+from vllm.core.errors import VLLMValidationError
+
+MAX_RENDERED_CHARS = 32 << 20
+
+
+class Tokenizer:
+    """Text to token ids and back, for one model folder. Safe to share between threads."""
+
+    def __init__(self, folder: Path, chat_template: str | None = None) -> None:
+        """Raises ValueError when the folder holds no tokenizer that can be read."""
+        self.folder = folder
+        self._rust = _load(folder)
+        path = folder / "tokenizer_config.json"
+        self.config = read_json(path) if path.is_file() else {}
+        self._chat_template = chat_template
+        special = self._special_names()
+        self.bos_token, self.eos_token = special.get("bos_token"), special.get("eos_token")
+        self._special = special
+        added = self._rust.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids below this may be decoded; a model's vocabulary may be padded to more."""
+        return self._rust.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return None if self.eos_token is None else self._rust.token_to_id(self.eos_token)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return self._rust.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return self._rust.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def token(self, token_id: int) -> str:
+        """One vocabulary entry as it is written in the vocabulary; "" for an id it lacks."""
+        return self._rust.id_to_token(token_id) or ""
+
+    def text_of(self, token_id: int) -> str:
+        """One token's own text, special tokens included, as logprobs show it.
+
+        Decoding a lone token strips the space that many vocabularies put in front, so it is decoded
+        behind another token whose text is then taken away.
+        """
+        anchor = self._anchor
+        text = self.decode([anchor, token_id], skip_special_tokens=False)
+        return text[len(self._anchor_text) :]
+
+    @cached_property
+    def _anchor(self) -> int:
+        for text in ("a", "the", "."):
+            ids = self.encode(text, add_special_tokens=False)
+            if len(ids) == 1:
+                return ids[0]
+        return 0
+
+    @cached_property
+    def _anchor_text(self) -> str:
+        return self.decode([self._anchor], skip_special_tokens=False)
+
+    def _special_names(self) -> dict[str, str]:
+        """bos_token, eos_token, ... as text, from the files that may name them."""
+        found: dict[str, str] = {}
+        path = self.folder / "special_tokens_map.json"
+        for source in (read_json(path) if path.is_file() else {}, self.config):
+            for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+                value = source.get(name)
+                value = value.get("content") if isinstance(value, dict) else value
+                if isinstance(value, str):
+                    found[name] = value
+        return found
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The template's text: what the user gave, chat_template.jinja, or tokenizer_config.json's."""
+        if self._chat_template is not None:
+            return self._chat_template
+        path = self.folder / "chat_template.jinja"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+        given = self.config.get("chat_template")
+        if isinstance(given, list):  # several, by name
+            named = {t.get("name"): t.get("template") for t in given if isinstance(t, dict)}
+            given = named.get("default")
+        return given if isinstance(given, str) else None
+
+    def render_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template: str | None = None,
+        **kwargs: Any,
+    ) -> str:
+        """The prompt's text for a conversation. Raises VLLMValidationError when it cannot be made."""
+        if continue_final_message and add_generation_prompt:
+            raise VLLMValidationError(
+                "continue_final_message and add_generation_prompt exclude each other",
+                parameter="continue_final_message",
+            )
+        template = chat_template or self.chat_template
+        if template is None:
+            raise VLLMValidationError(
+                "the model has no chat template; give one with --chat-template, or use completions",
+                parameter="messages",
+            )
+        try:
+            text = _compiled(template).render(
+                messages=messages,
+                add_generation_prompt=add_generation_prompt,
+                tools=tools,
+                **(self._special | kwargs),
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
+            raise VLLMValidationError(
+                f"the chat template cannot render these messages: {error}", parameter="messages"
+            ) from error
+        if len(text) > MAX_RENDERED_CHARS:
+            raise VLLMValidationError("the rendered chat is too long", parameter="messages")
+        return _cut_after_last(text, messages) if continue_final_message else text
+
+    def hf(self) -> Any:
+        """The transformers tokenizer of the same folder (slow to import)."""
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        if self._chat_template is not None:
+            tokenizer.chat_template = self._chat_template
+        return tokenizer
+
+
+def _load(folder: Path) -> RustTokenizer:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            return RustTokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(f"cannot read {path}: {error}") from error
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return slow.backend_tokenizer
+    except Exception as error:
+        raise ValueError(
+            f"{folder} has no tokenizer.json, and no other tokenizer that can be converted: {error}"
+        ) from error
+
+
+_environment = ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+    """Plain JSON: Jinja's own filter escapes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+_environment.filters["tojson"] = _tojson
+_environment.globals["raise_exception"] = _raise
+_environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+_templates: dict[str, Any] = {}
+
+
+def _compiled(template: str) -> Any:
+    compiled = _templates.get(template)
+    if compiled is None:
+        if len(_templates) >= 32:
+            _templates.clear()
+        compiled = _templates[template] = _environment.from_string(template)
+    return compiled
+
+
+def _cut_after_last(text: str, messages: list[dict[str, Any]]) -> str:
+    """End the prompt right after the last message's content, so that the model goes on with it."""
+    last = messages[-1].get("content") if messages else None
+    at = text.rfind(last.strip()) if isinstance(last, str) and last.strip() else -1
+    if at < 0:
+        raise VLLMValidationError(
+            "continue_final_message needs a last message with text that the template keeps",
+            parameter="continue_final_message",
+        )
+    assert isinstance(last, str)
+    return text[: at + len(last.strip())]

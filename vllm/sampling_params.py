@@ -1,0 +1,231 @@
+"""`SamplingParams`: how one request's tokens are chosen, validated when it is made."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from vllm.core.errors import VLLMValidationError
+
+logger = logging.getLogger(__name__)
+
+GREEDY_BELOW = 1e-5
+MIN_TEMPERATURE = 0.01
+MAX_N = int(os.environ.get("VLLM_MAX_N_SEQUENCES", "64"))
+MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
+MAX_LOGIT_BIAS = 1024
+
+
+class RequestOutputKind(IntEnum):
+    """What each output of a stream holds: all tokens so far, the new ones, or only the end."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
+class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Sampling parameters by vLLM's names, meanings and defaults.
+
+    Raises VLLMValidationError, naming the field, for a value out of its range. A temperature below
+    1e-5 means greedy, one below 0.01 is raised to 0.01. `logprobs=-1` means the whole vocabulary.
+    `prompt_logprobs` needs every prompt position's logits, so such a request reads no cached prefix.
+    """
+
+    n: int = 1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool = False
+    max_tokens: int | None = 16
+    min_tokens: int = 0
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    detokenize: bool = True
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    include_stop_str_in_output: bool = False
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
+    logit_bias: dict[int, float] | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
+    skip_reading_prefix_cache: bool | None = None
+    extra_args: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.stop is None:
+            self.stop = []
+        elif isinstance(self.stop, str):
+            self.stop = [self.stop]
+        else:
+            self.stop = list(self.stop)
+        self.stop_token_ids = list(dict.fromkeys(self.stop_token_ids or []))
+        self.bad_words = list(self.bad_words or [])
+        if self.seed == -1:
+            self.seed = None
+        if self.logprobs is True:
+            self.logprobs = 1
+        if self.prompt_logprobs is True:
+            self.prompt_logprobs = 1
+        if self.logit_bias is not None:
+            self.logit_bias = _clamped_bias(self.logit_bias)
+        self._verify()
+        if self.temperature < GREEDY_BELOW:
+            if self.n > 1:
+                raise VLLMValidationError(
+                    f"n must be 1 when sampling greedily, got {self.n}", parameter="n", value=self.n
+                )
+            self.top_p, self.top_k, self.min_p = 1.0, 0, 0.0
+        elif self.temperature < MIN_TEMPERATURE:
+            logger.warning(
+                "temperature %s is below %s and is raised to it",
+                self.temperature,
+                MIN_TEMPERATURE,
+            )
+            self.temperature = MIN_TEMPERATURE
+        if self.skip_reading_prefix_cache is None:
+            self.skip_reading_prefix_cache = self.prompt_logprobs is not None
+
+    def _verify(self) -> None:
+        _integer("n", self.n, 1, MAX_N)
+        _number("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
+        _number("temperature", self.temperature, 0.0, 2.0)
+        _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _integer("top_k", self.top_k, -1)
+        _number("min_p", self.min_p, 0.0, 1.0)
+        _integer("max_tokens", self.max_tokens, 1, optional=True)
+        _integer("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise VLLMValidationError(
+                f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, "
+                f"got {self.min_tokens}",
+                parameter="min_tokens",
+                value=self.min_tokens,
+            )
+        _integer("logprobs", self.logprobs, -1, optional=True)
+        _integer("prompt_logprobs", self.prompt_logprobs, -1, optional=True)
+        _integer("seed", self.seed, -(2**63), 2**63 - 1, optional=True)
+        self._verify_strings()
+        for name in ("stop_token_ids", "allowed_token_ids"):
+            ids = getattr(self, name)
+            for token in ids or ():
+                _integer(name, token, 0, 2**31 - 1)
+        if self.allowed_token_ids is not None and not self.allowed_token_ids:
+            raise VLLMValidationError(
+                "allowed_token_ids must not be empty", parameter="allowed_token_ids"
+            )
+
+    def _verify_strings(self) -> None:
+        assert isinstance(self.stop, list) and self.bad_words is not None
+        if len(self.stop) > MAX_STOP_STRINGS:
+            raise VLLMValidationError(
+                f"stop takes at most {MAX_STOP_STRINGS} strings",
+                parameter="stop",
+                value=len(self.stop),
+            )
+        for name, strings in (("stop", self.stop), ("bad_words", self.bad_words)):
+            for text in strings:
+                if not isinstance(text, str) or not text:
+                    raise VLLMValidationError(
+                        f"{name} must hold non-empty strings", parameter=name, value=text
+                    )
+                if len(text) > MAX_STOP_LENGTH:
+                    raise VLLMValidationError(
+                        f"a string in {name} may have at most {MAX_STOP_LENGTH} characters",
+                        parameter=name,
+                        value=text,
+                    )
+        if self.stop and not self.detokenize:
+            raise VLLMValidationError(
+                "stop strings need detokenize=True", parameter="stop", value=self.stop
+            )
+
+    def verify_for(self, vocab_size: int, max_logprobs: int) -> None:
+        """Check what depends on the model: token ids in the vocabulary, the server's logprob limit.
+
+        Raises VLLMValidationError.
+        """
+        for name, ids in (
+            ("stop_token_ids", self.stop_token_ids),
+            ("allowed_token_ids", self.allowed_token_ids),
+            ("logit_bias", self.logit_bias),
+        ):
+            for token in ids or ():
+                if not 0 <= token < vocab_size:
+                    raise VLLMValidationError(
+                        f"{name} holds token id {token}, which is out of vocabulary "
+                        f"(size {vocab_size})",
+                        parameter=name,
+                        value=token,
+                    )
+        for name in ("logprobs", "prompt_logprobs"):
+            asked = getattr(self, name)
+            if asked is None or max_logprobs == -1:
+                continue
+            if (vocab_size if asked == -1 else asked) > max_logprobs:
+                raise VLLMValidationError(
+                    f"{name} is {asked}, above this server's limit of {max_logprobs} (max_logprobs)",
+                    parameter=name,
+                    value=asked,
+                )
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < GREEDY_BELOW
+
+    def clone(self) -> SamplingParams:
+        return msgspec.structs.replace(self)
+
+
+def _clamped_bias(bias: dict[Any, float]) -> dict[int, float]:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise VLLMValidationError(
+            f"logit_bias takes at most {MAX_LOGIT_BIAS} entries",
+            parameter="logit_bias",
+            value=len(bias),
+        )
+    try:
+        return {int(k): min(100.0, max(-100.0, float(v))) for k, v in bias.items()}
+    except (TypeError, ValueError) as error:
+        raise VLLMValidationError(
+            "logit_bias must map token ids to numbers", parameter="logit_bias"
+        ) from error
+
+
+def _integer(
+    name: str, value: Any, low: int, high: int | None = None, *, optional: bool = False
+) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise VLLMValidationError(f"{name} must be an integer", parameter=name, value=value)
+    if value < low or (high is not None and value > high):
+        bound = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise VLLMValidationError(
+            f"{name} must be {bound}, got {value}", parameter=name, value=value
+        )
+
+
+def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise VLLMValidationError(f"{name} must be a number", parameter=name, value=value)
+    if not math.isfinite(value) or value > high or value < low or (open_low and value == low):
+        left = "(" if open_low else "["
+        right = f"{high}]" if math.isfinite(high) else "inf)"
+        raise VLLMValidationError(
+            f"{name} must be in {left}{low}, {right}, got {value}", parameter=name, value=value
+        )
