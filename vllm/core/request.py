@@ -31,6 +31,12 @@ class AbortRequests(msgspec.Struct, tag="abort"):
     request_ids: list[str]
 
 
+class EndOutputs(msgspec.Struct, tag="end"):
+    """These outputs, (request id, index), met a stop string, which only the front end can see."""
+
+    outputs: list[tuple[str, int]]
+
+
 class Call(msgspec.Struct, tag="call"):
     """Call one of the core's utility methods; answered by a `Reply` with the same number."""
 
@@ -108,5 +114,5 @@ class Died(msgspec.Struct, tag="died"):
     error: str
 
 
-ToCore = EngineRequest | AbortRequests | Call
+ToCore = EngineRequest | AbortRequests | EndOutputs | Call
 FromCore = StepOutputs | Reply | Ready | Died

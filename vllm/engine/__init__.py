@@ -1,0 +1,1 @@
+"""The engine: the loop, its front end, and the process that it may live in. Torch-free."""

@@ -1,0 +1,247 @@
+"""The asynchronous engine: many requests at once, the core in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator
+
+import zmq
+import zmq.asyncio
+
+from vllm.config import VllmConfig
+from vllm.core.clock import monotonic
+from vllm.core.errors import EngineDeadError, QueueFullError, VLLMValidationError
+from vllm.core.request import AbortRequests, Call, Died, EndOutputs, Ready, Reply, StepOutputs, ToCore
+from vllm.engine.client import Prompt
+from vllm.engine.input import InputProcessor
+from vllm.engine.llm_engine import make_tokenizer
+from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
+from vllm.engine.process import CoreProcess, decode_from_core, encode
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 30.0  # seconds
+Answer = RequestOutput | Exception
+
+
+class AsyncLLM:
+    """Implements `engine.client.EngineClient`. Belongs to the event loop that first uses it.
+
+    Making one starts the core's process and returns at once; `is_ready` waits until it has loaded.
+    The clocks of both processes are the machine's monotonic clock, so times may be compared.
+    """
+
+    def __init__(
+        self,
+        config: VllmConfig,
+        process: CoreProcess,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = make_tokenizer(config)
+        self.max_model_len = config.model.max_model_len  # the core may cut it; see `is_ready`
+        self.ready: Ready | None = None
+        self._output = OutputProcessor(self.tokenizer, recorder)
+        self._queues: dict[str, asyncio.Queue[Answer]] = {}
+        self._calls: dict[int, asyncio.Future[object]] = {}
+        self._numbers = itertools.count()
+        self._dead: EngineDeadError | None = None
+        self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._loaded = asyncio.Event()
+        self._process = process
+        self._context = zmq.asyncio.Context()
+        self._inbox = self._context.socket(zmq.PULL)
+        self._inbox.bind(process.from_core)
+        self._outbox = self._context.socket(zmq.PUSH)
+        self._outbox.setsockopt(zmq.LINGER, 0)
+        self._outbox.setsockopt(zmq.SNDHWM, 0)
+        self._outbox.bind(process.to_core)
+        process.start()
+
+    # ---- what users call ----------------------------------------------------------------------
+
+    @property
+    def errored(self) -> bool:
+        return self._dead is not None
+
+    async def is_ready(self) -> None:
+        """Wait until the core has loaded; EngineDeadError, with its reason, if it could not."""
+        self._attach()
+        await self._loaded.wait()
+        self._raise_if_dead()
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        """The request's outputs as they come. Leaving early aborts the request.
+
+        Raises VLLMValidationError, QueueFullError or EngineDeadError; see `EngineClient`.
+        """
+        await self.is_ready()
+        if request_id in self._queues:
+            raise VLLMValidationError(
+                f"a request with the id {request_id} is running already", parameter="request_id"
+            )
+        request, text = InputProcessor(self.config, self.tokenizer, self.max_model_len).make(
+            request_id,
+            prompt,
+            sampling_params,
+            priority=priority,
+            cache_salt=cache_salt,
+            arrival=time.time(),
+        )
+        queue: asyncio.Queue[Answer] = asyncio.Queue()
+        self._queues[request_id] = queue
+        self._output.add(request, text, monotonic())
+        finished = False
+        try:
+            await self._send(request)
+            while not finished:
+                answer = await queue.get()
+                if isinstance(answer, Exception):
+                    finished = True
+                    raise answer
+                finished = answer.finished
+                yield answer
+        finally:
+            del self._queues[request_id]
+            if not finished:
+                self._output.drop(request_id)
+                self._send_now(AbortRequests([request_id]))
+
+    async def abort(self, request_id: str) -> None:
+        """End a request from outside: its iterator gets a last output with reason "abort"."""
+        queue = self._queues.get(request_id)
+        if queue is None:
+            return
+        last = self._output.abort(request_id, monotonic())
+        await self._send(AbortRequests([request_id]))
+        if last is not None:
+            queue.put_nowait(last)
+
+    async def check_health(self) -> None:
+        self._raise_if_dead()
+
+    async def reset_prefix_cache(self) -> bool:
+        return bool(await self.call("reset_prefix_cache"))
+
+    async def call(self, method: str, *args: object) -> object:
+        """Call one of the core's methods (`process.CALLABLE`). Raises RuntimeError if it fails."""
+        await self.is_ready()
+        number = next(self._numbers)
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        try:
+            await self._send(Call(number, method, list(args)))
+            return await asyncio.wait_for(future, CALL_TIMEOUT)
+        finally:
+            self._calls.pop(number, None)
+
+    def shutdown(self) -> None:
+        """End the core's process; requests that are under way end with EngineDeadError."""
+        self._closing = True
+        self._die("the engine was shut down")
+        if self._reader is not None:
+            self._reader.cancel()
+        self._process.stop()
+        self._inbox.close(0)
+        self._outbox.close(0)
+
+    # ---- the line to the core -----------------------------------------------------------------
+
+    def _attach(self) -> None:
+        """Start reading, on the loop that is running now."""
+        if self._reader is None:
+            self._loop = asyncio.get_running_loop()
+            self._reader = self._loop.create_task(self._read())
+            threading.Thread(target=self._watch, daemon=True, name="core-watch").start()
+
+    def _watch(self) -> None:
+        code = self._process.wait()
+        if not self._closing and self._loop is not None:
+            message = f"the engine process ended with exit code {code}"
+            try:
+                self._loop.call_soon_threadsafe(self._die, message)
+            except RuntimeError:
+                pass  # the loop is closed, so nobody waits
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                self._take(decode_from_core(await self._inbox.recv()))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            logger.exception("The engine's front end failed")
+            self._die(f"{type(error).__name__}: {error}")
+
+    def _take(self, message: StepOutputs | Reply | Ready | Died) -> None:
+        match message:
+            case StepOutputs():
+                outputs, ended, rejected = self._output.process(message)
+                if ended:
+                    self._send_now(EndOutputs(ended))
+                for output in outputs:
+                    self._queues[output.request_id].put_nowait(output)
+                for refusal in rejected:
+                    self._queues[refusal.request_id].put_nowait(_as_user_error(refusal))
+            case Reply():
+                future = self._calls.get(message.number)
+                if future is not None and not future.done():
+                    if message.error is None:
+                        future.set_result(message.result)
+                    else:
+                        future.set_exception(RuntimeError(message.error))
+            case Ready():
+                self.ready = message
+                self.max_model_len = message.max_model_len
+                self._loaded.set()
+            case Died():
+                self._die(message.error)
+
+    async def _send(self, message: ToCore) -> None:
+        self._raise_if_dead()
+        await self._outbox.send(encode(message))
+
+    def _send_now(self, message: ToCore) -> None:
+        """From code that must not wait. The socket has no high-water mark, so this never blocks."""
+        if self._dead is None:
+            asyncio.ensure_future(self._outbox.send(encode(message)))
+
+    def _die(self, reason: str) -> None:
+        """Everything that waits ends with an error, now and from now on."""
+        if self._dead is not None:
+            return
+        if not self._closing:
+            logger.error("The engine died: %s", reason)
+        self._dead = EngineDeadError(reason)
+        self._loaded.set()
+        for queue in self._queues.values():
+            queue.put_nowait(self._dead)
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(self._dead)
+
+    def _raise_if_dead(self) -> None:
+        if self._dead is not None:
+            raise self._dead
+
+
+def _as_user_error(refusal: RequestRejectedError) -> Exception:
+    if refusal.reason == "rejected":
+        return QueueFullError(f"too many requests wait already ({refusal})")
+    return VLLMValidationError(str(refusal), parameter="request_id")

@@ -1,0 +1,154 @@
+"""From what a user sends to a request that the core can run."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.core.errors import VLLMValidationError
+from vllm.core.request import EngineRequest
+from vllm.engine.tokenizer import Tokenizer
+from vllm.sampling_params import SamplingParams
+
+MAX_SALT = 128
+_SALT_REFUSED = re.compile(r"[@/\\\x00]")
+
+
+class InputProcessor:
+    """Validates and tokenises. Raises VLLMValidationError, naming the field, for bad input."""
+
+    def __init__(
+        self, config: VllmConfig, tokenizer: Tokenizer | None, max_model_len: int
+    ) -> None:
+        self._config = config
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._vocab = config.model.vocab_size
+
+    def make(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        arrival: float | None = None,
+    ) -> tuple[EngineRequest, str | None]:
+        """The core's request, and the prompt's text if it came as text.
+
+        prompt: text, token ids, or a dict with `prompt` or `prompt_token_ids` and perhaps
+        `cache_salt`.
+        """
+        text, ids, salt = self._prompt(prompt)
+        self._verify_ids(ids)
+        params.verify_for(self._vocab, self._config.model.max_logprobs)
+        if params.stop and self._tokenizer is None:
+            raise VLLMValidationError("stop strings need a tokenizer", parameter="stop")
+        if priority != 0 and self._config.scheduler.policy != "priority":
+            raise VLLMValidationError(
+                "priority needs an engine with --scheduling-policy priority",
+                parameter="priority",
+                value=priority,
+            )
+        room = self._max_model_len - len(ids)
+        request = EngineRequest(
+            request_id=request_id,
+            prompt_token_ids=ids,
+            params=params,
+            max_tokens=room if params.max_tokens is None else min(room, params.max_tokens),
+            arrival=time.time() if arrival is None else arrival,
+            priority=priority,
+            cache_salt=_salt(salt if cache_salt is None else cache_salt),
+            eos_token_ids=list(self._config.model.eos_token_ids),
+            bad_words_token_ids=self._bad_words(params),
+        )
+        return request, text
+
+    def _prompt(self, prompt: Any) -> tuple[str | None, list[int], str | None]:
+        salt = None
+        if isinstance(prompt, dict):
+            salt = prompt.get("cache_salt")
+            unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
+            if unknown:
+                raise VLLMValidationError(
+                    f"a prompt cannot hold {', '.join(sorted(map(str, unknown)))}",
+                    parameter="prompt",
+                )
+            text, ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+            if ids is None and text is None:
+                raise VLLMValidationError(
+                    "a prompt dict needs prompt or prompt_token_ids", parameter="prompt"
+                )
+            prompt = text if ids is None else ids
+            if ids is not None and isinstance(text, str):
+                return text, self._id_list(ids), salt
+        if isinstance(prompt, str):
+            if self._tokenizer is None:
+                raise VLLMValidationError(
+                    "this engine has no tokenizer; send token ids", parameter="prompt"
+                )
+            return prompt, self._tokenizer.encode(prompt), salt
+        return None, self._id_list(prompt), salt
+
+    def _id_list(self, ids: Any) -> list[int]:
+        if not isinstance(ids, Sequence) or isinstance(ids, (str, bytes)):
+            raise VLLMValidationError(
+                f"a prompt is text, token ids or a dict, not {type(ids).__name__}",
+                parameter="prompt",
+            )
+        for token in ids:
+            if not isinstance(token, int) or isinstance(token, bool):
+                raise VLLMValidationError(
+                    "token ids must be integers", parameter="prompt", value=token
+                )
+        return list(ids)
+
+    def _verify_ids(self, ids: list[int]) -> None:
+        if not ids:
+            raise VLLMValidationError("the decoder prompt cannot be empty", parameter="prompt")
+        if len(ids) >= self._max_model_len:
+            raise VLLMValidationError(
+                f"this model's maximum context length is {self._max_model_len} tokens, but the "
+                f"prompt has {len(ids)} tokens and at least one must be left for the output",
+                parameter="prompt",
+                value=len(ids),
+            )
+        low, high = min(ids), max(ids)
+        if low < 0 or high >= self._vocab:
+            bad = low if low < 0 else high
+            raise VLLMValidationError(
+                f"token id {bad} is out of vocabulary (size {self._vocab})",
+                parameter="prompt",
+                value=bad,
+            )
+
+    def _bad_words(self, params: SamplingParams) -> list[list[int]]:
+        """Each word as it is tokenised at the start of a text and behind a space."""
+        if not params.bad_words:
+            return []
+        if self._tokenizer is None:
+            raise VLLMValidationError("bad_words need a tokenizer", parameter="bad_words")
+        found = []
+        for word in params.bad_words:
+            for text in (word.lstrip(), " " + word.lstrip()):
+                ids = self._tokenizer.encode(text, add_special_tokens=False)
+                if ids and ids not in found:
+                    found.append(ids)
+        return found
+
+
+def _salt(salt: Any) -> str | None:
+    if salt is None:
+        return None
+    if not isinstance(salt, str) or not salt:
+        raise VLLMValidationError("cache_salt must be a non-empty string", parameter="cache_salt")
+    if len(salt) > MAX_SALT or _SALT_REFUSED.search(salt):
+        raise VLLMValidationError(
+            f"cache_salt may have at most {MAX_SALT} characters and none of @ / \\ NUL",
+            parameter="cache_salt",
+        )
+    return salt

@@ -1,0 +1,87 @@
+"""The engine in the caller's own process and thread: `add_request`, `step`, outputs."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.core.clock import monotonic
+from vllm.engine.core import EngineCore, ExecutorFactory
+from vllm.engine.input import InputProcessor
+from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
+from vllm.engine.tokenizer import Tokenizer
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+
+class LLMEngine:
+    """Synchronous. `step` runs one step of the core and returns what is new."""
+
+    def __init__(
+        self,
+        config: VllmConfig,
+        make_executor: ExecutorFactory,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = make_tokenizer(config)
+        self.core = EngineCore(config, make_executor)
+        self.max_model_len = self.core.capacity.max_model_len
+        self._input = InputProcessor(config, self.tokenizer, self.max_model_len)
+        self._output = OutputProcessor(self.tokenizer, recorder)
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: Any,
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+        arrival_time: float | None = None,
+    ) -> None:
+        """Queue a request. Raises VLLMValidationError, or ValueError for an id that is running."""
+        arrival = time.time() if arrival_time is None else arrival_time
+        request, text = self._input.make(
+            request_id, prompt, params, priority=priority, cache_salt=cache_salt, arrival=arrival
+        )
+        self._output.add(request, text, monotonic())
+        self.core.add(request)
+
+    def step(self) -> list[RequestOutput]:
+        """One step. Raises RequestRejectedError when a request was refused by the core."""
+        if not self.core.has_work:
+            return []
+        outputs, ended, rejected = self._output.process(self.core.step())
+        if ended:
+            self.core.end(ended)
+        if rejected:
+            raise rejected[0]
+        return outputs
+
+    def has_unfinished_requests(self) -> bool:
+        return len(self._output) > 0
+
+    def abort_request(self, request_ids: str | list[str]) -> None:
+        """Forget requests; their blocks are free at once."""
+        ids = [request_ids] if isinstance(request_ids, str) else request_ids
+        for request_id in ids:
+            self._output.drop(request_id)
+        self.core.abort(ids)
+
+    def reset_prefix_cache(self) -> bool:
+        return self.core.reset_prefix_cache()
+
+    def shutdown(self) -> None:
+        self.core.shutdown()
+
+
+def make_tokenizer(config: VllmConfig) -> Tokenizer | None:
+    model = config.model
+    if model.skip_tokenizer_init:
+        return None
+    return Tokenizer(model.tokenizer_folder, model.chat_template)
+
+
+__all__ = ["LLMEngine", "RequestRejectedError", "make_tokenizer"]

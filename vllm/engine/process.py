@@ -1,0 +1,163 @@
+"""The engine core in a process of its own, and the front end's line to it.
+
+    front end  --PUSH--> to_core   --> core      EngineRequest, AbortRequests, EndOutputs, Call
+    front end <--PULL--  from_core <-- core      Ready, StepOutputs, Reply, Died
+
+Both sockets are Unix sockets in a folder of mode 0700; messages are msgpack, decoded against their
+types. Nothing is pickled. The core gets its arguments as JSON on its standard input, which stays
+open: its end tells the core that the front end is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from vllm.core.request import (
+    AbortRequests,
+    Call,
+    Died,
+    EndOutputs,
+    EngineRequest,
+    FromCore,
+    Ready,
+    Reply,
+    StepOutputs,
+    ToCore,
+)
+from vllm.engine.core import EngineCore
+
+logger = logging.getLogger(__name__)
+
+TO_CORE, FROM_CORE = "to_core.sock", "from_core.sock"
+CALLABLE = ("reset_prefix_cache", "check")
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_core = msgspec.msgpack.Decoder(ToCore).decode
+decode_from_core = msgspec.msgpack.Decoder(FromCore).decode
+
+
+class CoreProcess:
+    """The parent's side: starts the process, and ends it."""
+
+    def __init__(self, command: list[str], arguments: str) -> None:
+        """`command` is started with the socket folder as its last argument."""
+        self.folder = Path(tempfile.mkdtemp(prefix="vllm-"))  # mode 0700
+        self.to_core = f"ipc://{self.folder / TO_CORE}"
+        self.from_core = f"ipc://{self.folder / FROM_CORE}"
+        self._command = [*command, str(self.folder)]
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Call this once the sockets are bound."""
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        assert self._process.stdin is not None
+        self._process.stdin.write(self._arguments.encode() + b"\n")
+        self._process.stdin.flush()
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def wait(self) -> int:
+        """Blocks until the process has ended; its exit code."""
+        assert self._process is not None
+        return self._process.wait()
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """End the process: close its standard input, then insist. Safe to call again."""
+        if self._process is not None and self._process.poll() is None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            try:
+                self._process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class CoreServer:
+    """The child's side: the loop around an `EngineCore`."""
+
+    def __init__(self, folder: str) -> None:
+        context = zmq.Context()
+        self._inbox = context.socket(zmq.PULL)
+        self._inbox.connect(f"ipc://{folder}/{TO_CORE}")
+        self._outbox = context.socket(zmq.PUSH)
+        self._outbox.connect(f"ipc://{folder}/{FROM_CORE}")
+        self._outbox.setsockopt(zmq.LINGER, 2000)
+        self._context = context
+
+    def run(self, core: EngineCore, kernels: dict[str, str]) -> None:
+        """Serve until the process is ended; returns only by an exception of the core."""
+        capacity = core.capacity
+        self._send(
+            Ready(capacity.num_blocks, capacity.spec.block_size, capacity.max_model_len, kernels)
+        )
+        while True:
+            self._take_messages(core, wait=not core.has_work)
+            if core.has_work:
+                self._send(core.step())
+
+    def _take_messages(self, core: EngineCore, *, wait: bool) -> None:
+        """All messages that are here; with `wait`, at least one."""
+        told = False
+        while wait or self._inbox.poll(0):
+            message = decode_to_core(self._inbox.recv())
+            wait = False
+            match message:
+                case EngineRequest():
+                    core.add(message)
+                case AbortRequests():
+                    core.abort(message.request_ids)
+                    told = True
+                case EndOutputs():
+                    core.end(message.outputs)
+                    told = True
+                case Call():
+                    self._send(_answer(core, message))
+        if told and not core.has_work:  # no step will say that there is nothing left to do
+            self._send(StepOutputs([], core.scheduler.take_stats()))
+
+    def die(self, error: BaseException) -> None:
+        """Say why, and wait until it is said."""
+        self._send(Died(str(error) or type(error).__name__))
+        self._outbox.close()
+        self._inbox.close(0)
+        self._context.term()
+
+    def _send(self, message: FromCore) -> None:
+        self._outbox.send(encode(message))
+
+
+def _answer(core: EngineCore, call: Call) -> Reply:
+    if call.method not in CALLABLE:
+        return Reply(call.number, error=f"there is no method {call.method!r}")
+    try:
+        return Reply(call.number, getattr(core, call.method)(*call.args))
+    except Exception as error:
+        logger.error("%s failed: %s", call.method, traceback.format_exc())
+        return Reply(call.number, error=f"{type(error).__name__}: {error}")
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input ends: the front end has closed it, or has died."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -1,0 +1,169 @@
+"""`LLM`: offline inference in the caller's process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from vllm.config import EngineArgs
+from vllm.core.errors import VLLMValidationError
+from vllm.engine.llm_engine import LLMEngine
+from vllm.entrypoints.executor import make_executor
+from vllm.observe.metrics import Metrics
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+Prompts = str | dict[str, Any] | Sequence[int] | Sequence[str | dict[str, Any] | Sequence[int]]
+
+
+class LLM:
+    """A model and its engine. Keyword arguments are those of `EngineArgs`.
+
+    >>> llm = LLM()                       # the demo model that ships with the package
+    >>> llm.generate("The code of amber-fox is 4821. The code of amber-fox is")[0].outputs[0].text
+
+    Raises ValueError for arguments that do not fit together or a model that cannot be loaded.
+    """
+
+    def __init__(self, model: str | None = None, **kwargs: Any) -> None:
+        self._start(EngineArgs(model=model, **kwargs))
+
+    @classmethod
+    def from_engine_args(cls, args: EngineArgs) -> LLM:
+        llm = cls.__new__(cls)
+        llm._start(args)
+        return llm
+
+    def _start(self, args: EngineArgs) -> None:
+        config = args.create_engine_config()
+        self._metrics = None if config.disable_log_stats else Metrics(config.model.name)
+        self.llm_engine = LLMEngine(config, make_executor, self._metrics)
+        self._ids = itertools.count()
+
+    def get_tokenizer(self) -> Any:
+        """The transformers tokenizer of the model's folder."""
+        tokenizer = self.llm_engine.tokenizer
+        if tokenizer is None:
+            raise ValueError("this LLM was made with skip_tokenizer_init")
+        return tokenizer.hf()
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What `generate` uses when it is given none: the model's generation config over ours."""
+        return SamplingParams(**self.llm_engine.config.model.generation)
+
+    def generate(
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many; outputs come in the prompts' order.
+
+        A prompt is text, a list of token ids, or a dict with `prompt` or `prompt_token_ids` and
+        perhaps `cache_salt`. Sampling parameters and priorities are one for all or one a prompt.
+        Raises VLLMValidationError before anything runs.
+        """
+        batch = _as_list(prompts)
+        params = self._params(sampling_params, len(batch))
+        if priority is not None and len(priority) != len(batch):
+            raise VLLMValidationError(
+                f"{len(batch)} prompts but {len(priority)} priorities", parameter="priority"
+            )
+        ids: list[str] = []
+        try:
+            for i, (prompt, param) in enumerate(zip(batch, params, strict=True)):
+                request_id = str(next(self._ids))
+                self.llm_engine.add_request(
+                    request_id, prompt, param, priority=priority[i] if priority else 0
+                )
+                ids.append(request_id)
+            return self._run(ids, use_tqdm)
+        except BaseException:
+            self.llm_engine.abort_request(ids)
+            raise
+
+    def chat(
+        self,
+        messages: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or several: lists of {"role": ..., "content": ...}."""
+        tokenizer = self.llm_engine.tokenizer
+        if tokenizer is None:
+            raise ValueError("chat needs a tokenizer; this LLM was made with skip_tokenizer_init")
+        one = not messages or isinstance(messages[0], dict)
+        conversations: Any = [messages] if one else messages
+        prompts: list[dict[str, Any]] = []
+        for conversation in conversations:
+            text = tokenizer.render_chat(
+                conversation,
+                chat_template=chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **(chat_template_kwargs or {}),
+            )
+            # The template writes the special tokens itself.
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            prompts.append({"prompt": text, "prompt_token_ids": ids})
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def _params(
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        if given is None:
+            given = self.get_default_sampling_params()
+        many = [given] * count if isinstance(given, SamplingParams) else list(given)
+        if len(many) != count:
+            raise VLLMValidationError(
+                f"{count} prompts but {len(many)} sampling parameters", parameter="sampling_params"
+            )
+        made = []
+        for params in many:
+            own = params.clone()
+            own.output_kind = RequestOutputKind.FINAL_ONLY
+            made.append(own)
+        return made
+
+    def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
+        done: dict[str, RequestOutput] = {}
+        with tqdm(total=len(ids), desc="Generating", disable=not use_tqdm) as bar:
+            while len(done) < len(ids):
+                for output in self.llm_engine.step():
+                    if output.finished:
+                        done[output.request_id] = output
+                        bar.update()
+        return [done[i] for i in ids]
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached KVs. False while requests hold some of them."""
+        return self.llm_engine.reset_prefix_cache()
+
+    def get_metrics(self) -> list[Any]:
+        """Every metric's value now, as the server's `/metrics` would show it."""
+        if self._metrics is None:
+            raise ValueError("get_metrics needs disable_log_stats=False")
+        return self._metrics.read()
+
+    def shutdown(self) -> None:
+        self.llm_engine.shutdown()
+
+
+def _as_list(prompts: Prompts) -> list[Any]:
+    """One prompt or many: a list of ints is one prompt."""
+    if isinstance(prompts, (str, dict)):
+        return [prompts]
+    batch = list(prompts)
+    if batch and all(isinstance(token, int) for token in batch):
+        return [batch]
+    return batch

@@ -1,0 +1,115 @@
+"""`ServerArgs`: the HTTP server's arguments, as keywords, flags and YAML."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vllm.config.flags import flag
+
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
+
+
+@dataclass
+class ServerArgs:
+    """Every argument of the server. Raises ValueError for a value that cannot be used."""
+
+    host: str = flag(
+        "127.0.0.1", "Frontend", "Address to listen on; 0.0.0.0 lets other machines in."
+    )
+    port: int = flag(8000, "Frontend", "Port to listen on; 0 takes a free one.")
+    uds: str | None = flag(None, "Frontend", "Unix socket to listen on, instead of host and port.")
+    api_key: list[str] | None = flag(
+        None,
+        "Frontend",
+        "Keys, any of which a client must show as a bearer token. The environment variable "
+        "VLLM_API_KEY adds one.",
+        many=True,
+    )
+    root_path: str = flag("", "Frontend", "Path prefix that a proxy strips from requests.")
+    served_model_name: list[str] | None = flag(
+        None, "Frontend", "Names that requests may call the model; the first is shown.", many=True
+    )
+    response_role: str = flag("assistant", "Frontend", "Role of chat answers.")
+    ssl_keyfile: str | None = flag(None, "Frontend", "TLS key file.")
+    ssl_certfile: str | None = flag(None, "Frontend", "TLS certificate file.")
+    ssl_ca_certs: str | None = flag(None, "Frontend", "Certificates that clients' are checked by.")
+    ssl_cert_reqs: int = flag(
+        0, "Frontend", "Client certificates: 0 none, 1 optional, 2 required.", choices=(0, 1, 2)
+    )
+    allowed_origins: list[str] | None = flag(
+        None, "Frontend", "Origins that browsers may call from; without any, none may.", many=True
+    )
+    allowed_methods: list[str] | None = flag(
+        None, "Frontend", "Methods that those origins may use; default all.", many=True
+    )
+    allowed_headers: list[str] | None = flag(
+        None, "Frontend", "Headers that those origins may send; default all.", many=True
+    )
+    allow_credentials: bool = flag(False, "Frontend", "Let those origins send credentials.")
+    enable_request_id_headers: bool = flag(
+        False, "Frontend", "Give each response an X-Request-Id header."
+    )
+    enable_force_include_usage: bool = flag(
+        False, "Frontend", "Give usage in every stream, also when the client did not ask."
+    )
+    return_tokens_as_token_ids: bool = flag(
+        False, "Frontend", "Write tokens in logprobs as token_id:N, so that none is ambiguous."
+    )
+    enable_log_requests: bool = flag(False, "Frontend", "Log a line for each request.")
+    max_log_len: int | None = flag(
+        None, "Frontend", "Most prompt characters and token ids that such a line shows."
+    )
+    uvicorn_log_level: str = flag("info", "Frontend", "The web server's own log.", choices=LOG_LEVELS)
+    disable_uvicorn_access_log: bool = flag(False, "Frontend", "No log line per HTTP request.")
+    disable_fastapi_docs: bool = flag(False, "Frontend", "No /docs, /redoc and /openapi.json.")
+    shutdown_timeout: int = flag(
+        0, "Frontend", "Seconds that running requests get to finish in after a signal to end."
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("allowed_origins", "allowed_methods", "allowed_headers"):
+            setattr(self, name, _listed(name, getattr(self, name)))
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be between 0 and 65535, not {self.port}")
+        if self.shutdown_timeout < 0:
+            raise ValueError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
+        if self.max_log_len is not None and self.max_log_len < 0:
+            raise ValueError(f"max_log_len must be at least 0, not {self.max_log_len}")
+        if self.ssl_keyfile and not self.ssl_certfile:
+            raise ValueError("ssl_keyfile needs ssl_certfile")
+        for key in self.api_key or []:
+            if not key:
+                raise ValueError("api_key must not be empty")
+        for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+            path = getattr(self, name)
+            if path and not os.path.isfile(path):
+                raise ValueError(f"{name}: there is no file {path}")
+
+    @classmethod
+    def from_mapping(cls, values: Any) -> ServerArgs:
+        """From a namespace or mapping that may hold other things too."""
+        values = values if isinstance(values, dict) else vars(values)
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+    def keys(self) -> list[str]:
+        """All keys that open the server, the environment's included."""
+        from_env = os.environ.get("VLLM_API_KEY")
+        return (self.api_key or []) + ([from_env] if from_env else [])
+
+
+def _listed(name: str, values: list[str] | None) -> list[str]:
+    """Several values, or one that is a JSON list, as vLLM takes them."""
+    if not values:
+        return []
+    if len(values) == 1 and values[0].startswith("["):
+        try:
+            values = json.loads(values[0])
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}: {error}") from None
+    assert values is not None
+    if not all(isinstance(v, str) for v in values):
+        raise ValueError(f"{name} must be strings")
+    return values

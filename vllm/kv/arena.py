@@ -1,0 +1,20 @@
+"""The one piece of memory that holds all KVs on the device (the only file of this room with torch)."""
+
+from __future__ import annotations
+
+import torch
+
+from vllm.kv.spec import KVSpec
+
+
+def allocate(spec: KVSpec, num_blocks: int, device: str = "cpu") -> torch.Tensor:
+    """The arena, `[num_blocks, L, H, 2, B, D]`, block-major: one block is one contiguous piece.
+
+    Its content is undefined: attention never reads a KV that was not written, and leaving it so
+    lets the operating system hand out the memory as it is used.
+    """
+    return torch.empty(
+        (num_blocks, spec.num_layers, spec.num_kv_heads, 2, spec.block_size, spec.head_dim),
+        dtype=getattr(torch, spec.dtype),
+        device=device,
+    )

@@ -1,0 +1,129 @@
+"""The device's blocks: who holds them, which are cached, which are free.
+
+A block is in exactly one of three states, and moves only along these arrows:
+
+    free --allocate--> held (refs > 0) --release--> free              when it has no key
+                         ^        |
+                       share    release                               when it has one
+                         |        v
+                       cached (refs == 0, in the policy) --evict--> held by whom it was evicted for
+
+A block without a key goes back to the free list and is handed out before any cached block is
+evicted, so that content which nobody can find never pushes out content that somebody may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vllm.kv.evict import EvictionPolicy
+from vllm.kv.index import BlockId, Index
+from vllm.kv.lineage import Key
+
+
+class BlockPool:
+    """All device blocks, by number. Allocation is all or nothing; a refusal changes nothing."""
+
+    def __init__(self, num_blocks: int, policy: EvictionPolicy, index: Index) -> None:
+        self.num_blocks = num_blocks
+        self._refs = [0] * num_blocks
+        self._keys: list[Key | None] = [None] * num_blocks
+        self._free = [BlockId(i) for i in reversed(range(num_blocks))]  # a stack, 0 on top
+        self._policy = policy
+        self._index = index
+
+    @property
+    def available(self) -> int:
+        """Blocks that `allocate` could hand out now."""
+        return len(self._free) + len(self._policy)
+
+    @property
+    def held(self) -> int:
+        return self.num_blocks - self.available
+
+    def allocate(self, count: int) -> list[BlockId] | None:
+        """`count` blocks with one reference each, evicting cached ones as needed; None: too few."""
+        if count > self.available:
+            return None
+        self._evict(count - len(self._free))
+        taken = [self._free.pop() for _ in range(count)]
+        for block in taken:
+            self._refs[block] = 1
+        return taken
+
+    def _evict(self, count: int) -> None:
+        if count <= 0:
+            return
+        victims = self._policy.victims()
+        chosen = [next(victims) for _ in range(count)]
+        for key in chosen:
+            self._policy.remove(key)
+            block = self._index.drop(key)
+            self._keys[block] = None
+            self._free.append(block)
+
+    def share(self, blocks: Iterable[BlockId]) -> None:
+        """One more reference to each; cached blocks leave the policy."""
+        for block in blocks:
+            if self._refs[block] == 0:
+                key = self._keys[block]
+                assert key is not None, "a free block cannot be shared"
+                self._policy.remove(key)
+            self._refs[block] += 1
+
+    def release(self, blocks: Iterable[BlockId]) -> None:
+        """One reference less to each. Callers pass a sequence's blocks last one first."""
+        for block in blocks:
+            self._refs[block] -= 1
+            assert self._refs[block] >= 0, "a block was released more often than it was held"
+            if self._refs[block] == 0:
+                key = self._keys[block]
+                if key is None:
+                    self._free.append(block)
+                else:
+                    self._policy.insert(key)
+
+    def publish(self, block: BlockId, key: Key) -> bool:
+        """Name a held block's content, once. False when that content is cached elsewhere already.
+
+        The block must be full and must never be written again: rule R4 of the caching contract.
+        """
+        assert self._refs[block] > 0, "only a held block can be published"
+        assert self._keys[block] is None, "a block's key is set once"
+        if self._index.block(key) is not None:
+            return False
+        self._keys[block] = key
+        self._index.add(key, block)
+        return True
+
+    def is_published(self, block: BlockId) -> bool:
+        return self._keys[block] is not None
+
+    def forget_cached(self) -> bool:
+        """Drop all cached content. False, and nothing changes, while published blocks are held."""
+        if len(self._index) != len(self._policy):
+            return False
+        self._evict(len(self._policy))
+        return True
+
+    def check(self, holders: Iterable[Iterable[BlockId]] = ()) -> None:
+        """AssertionError unless every invariant holds; `holders` are all tables there are."""
+        expected = [0] * self.num_blocks
+        for table in holders:
+            for block in table:
+                expected[block] += 1
+        assert expected == self._refs, "reference counts are the number of holders"
+        free = set(self._free)
+        assert len(free) == len(self._free), "a free block is free once"
+        for block in range(self.num_blocks):
+            key = self._keys[block]
+            if block in free:
+                assert self._refs[block] == 0 and key is None
+            elif self._refs[block] == 0:
+                assert key is not None and key in self._policy
+            elif key is not None:
+                assert key not in self._policy, "a held block is not evictable"
+        for key, block in self._index.items():
+            assert self._keys[block] == key, "the index names the block that holds the key"
+        named = sum(key is not None for key in self._keys)
+        assert named == len(self._index), "every published block is in the index"

@@ -1,0 +1,21 @@
+"""Which blocks hold a sequence's KVs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.kv.index import BlockId
+from vllm.kv.lineage import Lineage
+
+
+@dataclass(slots=True)
+class BlockTable:
+    """An ordinary sequence: token t lies in `blocks[t // B]` at offset `t % B`.
+
+        | published, shared: immutable | private: being filled | reserved, empty |
+        0                           published * B           computed           len(blocks) * B
+    """
+
+    lineage: Lineage
+    blocks: list[BlockId] = field(default_factory=list)
+    published: int = 0  # leading blocks that were offered to the index

@@ -1,0 +1,65 @@
+"""Self-attention over the arena, for every family."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vllm.kernels import Ops
+from vllm.model_executor.forward import Forward
+from vllm.model_executor.layers.base import Layer, Linear, parameter
+
+
+class Attention(Layer):
+    """Fused q, k and v, rotary embedding when the model has one, KV write, attention, output.
+
+    Grouped queries (Ainslie et al. 2023, GQA) when there are fewer KV heads than query heads; a
+    sliding window (Beltagy et al. 2020) when `window` > 0; an RMS norm of each query and key head
+    (Henry et al. 2020, QKNorm; as Qwen3 does it) when `norm_eps` is given.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        *,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
+        window: int = 0,
+        norm_eps: float | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.sizes = [heads, kv_heads, kv_heads]
+        self.grid = (-1, sum(self.sizes), head_dim)
+        self.width = heads * head_dim
+        self.scale = head_dim**-0.5 if scale is None else scale
+        self.window = window
+        self.norm_eps = norm_eps
+        self.qkv = Linear(ops, hidden, sum(self.sizes) * head_dim, qkv_bias, dtype)
+        self.out = Linear(ops, self.width, hidden, out_bias, dtype)
+        if norm_eps is not None:
+            self.q_norm = parameter(head_dim, dtype=dtype)
+            self.k_norm = parameter(head_dim, dtype=dtype)
+
+    def forward(self, x: Tensor, kv: Tensor, step: Forward, cos_sin: Tensor | None) -> Tensor:
+        """x [T, E]; kv [N, H, 2, B, D], this layer of the arena; cos_sin: see `ops.rotary`."""
+        ops = self.ops
+        q, k, v = self.qkv(x).view(self.grid).split_with_sizes(self.sizes, 1)
+        if self.norm_eps is not None:
+            q = ops.rms_norm(q, self.q_norm, self.norm_eps)
+            k = ops.rms_norm(k, self.k_norm, self.norm_eps)
+        if cos_sin is not None:
+            ops.rotary(step.positions, q, k, cos_sin)
+        ops.write_kv(kv, k, v, step.dense.slots)
+        mixed = ops.attention(q, kv, step.dense, self.scale, self.window)
+        return self.out(mixed.view(-1, self.width))
+
+    def head_rows(self) -> list[int]:
+        """Rows of q, k and v in the fused weight."""
+        return [n * self.grid[2] for n in self.sizes]

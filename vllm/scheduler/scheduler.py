@@ -1,0 +1,365 @@
+"""Continuous batching with chunked prefill under one token budget.
+
+    plan = scheduler.schedule(now)
+    result = executor.execute(plan)
+    outputs = scheduler.update(plan, result)
+
+Each step gives every sequence a number of tokens to compute; there are no prefill and decode
+phases. Decodes come first, so that a long prompt never delays the tokens of those who stream; what
+is left of the budget goes to prompts, oldest first. Cached tokens are not computed and not charged.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable
+
+import numpy as np
+
+from vllm.config import SchedulerConfig
+from vllm.core.plan import NewSequence, StepPlan, StepResult
+from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
+from vllm.kv.manager import KVManager
+from vllm.scheduler import stop
+from vllm.scheduler.order import ORDERS
+from vllm.scheduler.sequence import Sequence
+
+
+class Scheduler:
+    """All requests of an engine: `waiting` and `running`, both sorted by the policy's order."""
+
+    def __init__(
+        self, config: SchedulerConfig, kv: KVManager, *, max_model_len: int, seed: int = 0
+    ) -> None:
+        self.kv = kv
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self._config = config
+        self._order = ORDERS[config.policy]
+        self._max_model_len = max_model_len
+        self._seed = seed
+        self._numbers = 0
+        self._by_request: dict[str, list[Sequence]] = {}  # those of the request's n that are left
+        self._waiting_tokens = 0
+        self._rejected: list[SequenceOutput] = []
+        self._forget: list[int] = []  # what the workers shall forget at the next step
+        self._planned: list[Sequence] = []  # the rows of the plan that is being executed
+        self._stats = EngineStats()
+
+    # ---- requests -----------------------------------------------------------------------------
+
+    def add(self, request: EngineRequest, now: float) -> None:
+        """Queue a request, or reject it when the queue is at its limits."""
+        refusal = self._refusal(request)
+        if refusal:
+            reason, detail = refusal
+            self._rejected.append(
+                SequenceOutput(
+                    request.request_id, 0, [], finish_reason=reason, stop_reason=detail
+                )
+            )
+            return
+        params = request.params
+        sequences = []
+        for index in range(params.n):
+            self._numbers += 1
+            seed = (self._seed << 32) + self._numbers if params.seed is None else params.seed
+            sequences.append(
+                Sequence(
+                    number=self._numbers,
+                    request=request,
+                    index=index,
+                    sampling_seed=seed + index,
+                    tokens=list(request.prompt_token_ids),
+                    queued=now,
+                )
+            )
+        first, *forks = sequences
+        first.forks = forks
+        self._by_request[request.request_id] = sequences
+        self._enqueue(first)
+
+    def _refusal(self, request: EngineRequest) -> tuple[str, str] | None:
+        if request.request_id in self._by_request:
+            return "error", f"a request with the id {request.request_id} is in the engine already"
+        most = self._config.max_num_queued_reqs
+        if most is not None and len(self.waiting) >= most:
+            return "rejected", "max_num_queued_reqs"
+        most = self._config.max_num_queued_tokens
+        tokens = self._waiting_tokens + len(request.prompt_token_ids)
+        if most is not None and self.waiting and tokens > most:
+            return "rejected", "max_num_queued_tokens"
+        return None
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Forget requests, wherever they are; their blocks are free at once. Unknown ids are fine.
+
+        Called between steps only, so no step is writing to the blocks.
+        """
+        for request_id in request_ids:
+            for sequence in self._by_request.pop(request_id, ()):
+                self._remove(sequence)
+
+    def end(self, outputs: Iterable[tuple[str, int]]) -> None:
+        """Finish single outputs, (request id, index), of requests; unknown ones are fine."""
+        for request_id, index in outputs:
+            for sequence in self._by_request.get(request_id, ()):
+                if sequence.index == index:
+                    self._finish(sequence)
+                    break
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=self._order)
+        self._waiting_tokens += len(sequence.tokens)
+
+    def _dequeue(self, sequence: Sequence) -> None:
+        self.waiting.remove(sequence)
+        self._waiting_tokens -= len(sequence.tokens)
+
+    def _remove(self, sequence: Sequence) -> None:
+        if sequence.running:
+            self.running.remove(sequence)
+            sequence.running = False
+            self._forget.append(sequence.number)
+        elif sequence in self.waiting:
+            self._dequeue(sequence)
+        self.kv.release(sequence.number)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting or self._rejected)
+
+    # ---- a step -------------------------------------------------------------------------------
+
+    def schedule(self, now: float) -> StepPlan:
+        """The next step. An empty plan means that there is nothing to run."""
+        self._planned = []
+        counts: list[int] = []
+        blocks: list[list[int]] = []
+        new: list[NewSequence] = []
+        budget = self._config.max_num_batched_tokens
+        preemptions = self._stats.preemptions
+
+        for sequence in self._decodes_first():
+            if budget == 0:
+                break
+            if not sequence.running:
+                continue  # preempted by one before it
+            count = self._share(sequence, budget)
+            if count == 0:
+                continue
+            added = self._grow(sequence, sequence.computed + count)
+            if added is None:
+                continue
+            self._planned.append(sequence)
+            counts.append(count)
+            blocks.append(list(added))
+            budget -= count
+
+        if self._stats.preemptions != preemptions and self.running:
+            budget = 0  # there is no room; admitting now would only push the same one out again
+        while budget and self.waiting and len(self.running) < self._config.max_num_seqs:
+            sequence = self.waiting[0]
+            if not self._admit(sequence, budget, now):
+                if self.running or not self._drop_holds(sequence):
+                    break
+                continue
+            count = self._share(sequence, budget)
+            new.append(_as_new(sequence))
+            self._planned.append(sequence)
+            counts.append(count)
+            blocks.append(list(self.kv.blocks(sequence.number)))
+            budget -= count
+
+        rows = self._planned
+        starts = np.array([s.computed for s in rows], dtype=np.int32)
+        sizes = np.array(counts, dtype=np.int32)
+        known = np.array([len(s.tokens) for s in rows], dtype=np.int32)
+        plan = StepPlan(
+            seqs=[s.number for s in rows],
+            starts=starts,
+            counts=sizes,
+            sample=starts + sizes == known,
+            blocks=blocks,
+            new=new,
+            forget=self._forget,
+        )
+        self._forget = []
+        return plan
+
+    def _decodes_first(self) -> list[Sequence]:
+        return sorted(self.running, key=lambda s: s.remaining != 1)  # stable: order is kept within
+
+    def _share(self, sequence: Sequence, budget: int) -> int:
+        """How many of its tokens the sequence may compute this step."""
+        count = min(sequence.remaining, budget)
+        if not self._config.enable_chunked_prefill:
+            return count if count == sequence.remaining else 0
+        limit = self._config.long_prefill_token_threshold
+        return min(count, limit) if limit else count
+
+    def _grow(self, sequence: Sequence, tokens: int) -> list[int] | None:
+        """Room for the sequence's next tokens, preempting the last in order until there is some.
+
+        A prompt's blocks were reserved at admission, so only decodes come here short; they are
+        visited in order, so a victim has no row in the plan yet. None when it was itself the last.
+        """
+        while (added := self.kv.grow(sequence.number, tokens)) is None:
+            victim = self.running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return None
+        return added
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Give the sequence's blocks back and queue it again; it recomputes what is not cached."""
+        self.running.remove(sequence)
+        sequence.running = False
+        self.kv.release(sequence.number)
+        self._forget.append(sequence.number)
+        sequence.computed = 0
+        sequence.preemptions += 1
+        self._stats.preemptions += 1
+        self._enqueue(sequence)
+
+    def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
+        request = sequence.request
+        if not self._config.enable_chunked_prefill and len(sequence.tokens) > budget:
+            return False
+        cached = self.kv.admit(
+            sequence.number,
+            sequence.tokens,
+            salt=request.cache_salt,
+            limit=0 if request.params.skip_reading_prefix_cache else None,
+            headroom=len(self.running),  # each may need a block for its next token
+        )
+        if cached is None:
+            return False
+        self._dequeue(sequence)
+        insort(self.running, sequence, key=self._order)
+        sequence.running = True
+        sequence.computed = cached
+        if sequence.cached < 0:
+            sequence.cached = cached
+            sequence.scheduled = now
+            if not request.params.skip_reading_prefix_cache and sequence.index == 0:
+                self._stats.prefix_queries += len(sequence.tokens)
+                self._stats.prefix_hits += cached
+        return True
+
+    def _drop_holds(self, keep: Sequence) -> bool:
+        """Nothing runs and the next cannot start: take back what waiting forks hold."""
+        holders = [s for s in self.waiting if s is not keep and self.kv.holds(s.number)]
+        for sequence in holders:
+            self.kv.release(sequence.number)
+        return bool(holders)
+
+    def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
+        """Apply what a step did: tokens, publication, forks, stops. Returns what users get of it."""
+        outputs = self._rejected
+        self._rejected = []
+        sampled = iter(range(len(result.tokens)))
+        for row, sequence in enumerate(self._planned):
+            before = sequence.computed
+            sequence.computed += int(plan.counts[row])
+            self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
+            prompt_part = min(sequence.computed, sequence.prompt_len) - before
+            if prompt_part > 0 and sequence.preemptions == 0 and sequence.index == 0:
+                self._stats.computed_prompt_tokens += prompt_part
+            if sequence.forks and sequence.computed >= sequence.prompt_len:
+                self._start_forks(sequence)
+            output = SequenceOutput(sequence.request.request_id, sequence.index, [])
+            if result.prompt_logprobs is not None:
+                self._tell_prompt_logprobs(sequence, output, before, result.prompt_logprobs)
+            if plan.sample[row]:
+                self._append(sequence, output, result, next(sampled))
+            if output.token_ids or output.prompt_logprobs:
+                outputs.append(output)
+        if self._planned:
+            self._stats.step_tokens.append(plan.num_tokens)
+        self._planned = []
+        return outputs
+
+    def _append(
+        self, sequence: Sequence, output: SequenceOutput, result: StepResult, at: int
+    ) -> None:
+        token = result.tokens[at]
+        sequence.tokens.append(token)
+        self._stats.generated_tokens += 1
+        output.token_ids = [token]
+        if result.logprobs is not None:
+            logprobs = result.logprobs[at]
+            output.logprobs = None if logprobs is None else [logprobs]
+        output.num_cached_tokens = sequence.cached
+        output.queued, output.scheduled = sequence.queued, sequence.scheduled
+        output.preemptions = sequence.preemptions
+        end = stop.finish(sequence, self._max_model_len)
+        if end is not None:
+            output.finish_reason, output.stop_reason = end
+            self._finish(sequence)
+
+    def _tell_prompt_logprobs(
+        self,
+        sequence: Sequence,
+        output: SequenceOutput,
+        before: int,
+        told: dict[int, list[TokenLogprobs]],
+    ) -> None:
+        chunk = told.get(sequence.number)
+        if chunk:
+            output.prompt_logprobs = chunk[max(0, sequence.prompt_logprobs_sent - before) :]
+            sequence.prompt_logprobs_sent = max(
+                sequence.prompt_logprobs_sent, before + len(chunk)
+            )
+
+    def _start_forks(self, parent: Sequence) -> None:
+        """The prompt is computed: the request's other outputs share its full blocks."""
+        for child in parent.forks:
+            # Not the last token: computing it is what gives the child logits to sample from.
+            self.kv.fork(parent.number, child.number, parent.prompt_len - 1)
+            self._enqueue(child)
+        parent.forks = []
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._remove(sequence)
+        left = self._by_request[sequence.request.request_id]
+        left.remove(sequence)
+        if not left:
+            del self._by_request[sequence.request.request_id]
+
+    # ---- looking at it ------------------------------------------------------------------------
+
+    def take_stats(self) -> EngineStats:
+        """Gauges now, and counts since the last call."""
+        stats, self._stats = self._stats, EngineStats()
+        stats.running, stats.waiting = len(self.running), len(self.waiting)
+        stats.kv_usage = self.kv.usage
+        return stats
+
+    def check(self) -> None:
+        """AssertionError unless the scheduler's invariants, and the cache's, hold."""
+        self.kv.check()
+        assert self.waiting == sorted(self.waiting, key=self._order)
+        assert self.running == sorted(self.running, key=self._order)
+        assert self._waiting_tokens == sum(len(s.tokens) for s in self.waiting)
+        assert len(self.running) <= self._config.max_num_seqs
+        for sequence in self.running:
+            assert self.kv.holds(sequence.number) and sequence.remaining >= 1
+            assert self.kv.blocks_for(sequence.computed) <= len(self.kv.blocks(sequence.number))
+        known = {s.number for group in self._by_request.values() for s in group}
+        forks = {f.number for group in self._by_request.values() for s in group for f in s.forks}
+        queued = {s.number for s in [*self.waiting, *self.running]}
+        assert known == queued | forks, "every sequence is queued, running or waits to fork"
+
+
+def _as_new(sequence: Sequence) -> NewSequence:
+    request = sequence.request
+    return NewSequence(
+        seq=sequence.number,
+        tokens=list(sequence.tokens),
+        prompt_len=sequence.prompt_len,
+        params=request.params,
+        sampling_seed=sequence.sampling_seed,
+        eos_token_ids=request.eos_token_ids,
+        bad_words_token_ids=request.bad_words_token_ids,
+    )

@@ -1,0 +1,45 @@
+"""One output of one request, while it is in the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vllm.core.request import EngineRequest
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens and progress; its KVs belong to `kv.manager`, under its number.
+
+        | computed | this step's part | not computed yet |
+        0                                                len(tokens)
+
+    A running sequence decodes when exactly its last token is not computed.
+    """
+
+    number: int
+    request: EngineRequest
+    index: int  # which of the request's n outputs
+    sampling_seed: int
+    tokens: list[int]  # prompt and output
+    computed: int = 0
+    cached: int = -1  # prompt tokens that the prefix cache saved at first admission; -1: not yet
+    queued: float = 0.0  # seconds of the core's clock
+    scheduled: float = 0.0
+    preemptions: int = 0
+    running: bool = False
+    prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
+    forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def remaining(self) -> int:
+        """Known tokens whose KVs are not computed."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def output_len(self) -> int:
+        return len(self.tokens) - self.prompt_len

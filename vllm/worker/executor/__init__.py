@@ -1,0 +1,1 @@
+"""Where workers run: in this process, one a rank in others, or on Ray."""

@@ -1,0 +1,53 @@
+"""One worker in the process of the engine core."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from vllm import kernels
+from vllm.config import VllmConfig
+from vllm.core.plan import StepPlan, StepResult
+from vllm.kv import arena
+from vllm.kv.spec import KVSpec
+from vllm.model_executor.loader import load_model
+from vllm.worker.runner import ModelRunner
+
+logger = logging.getLogger(__name__)
+
+
+class UniprocExecutor:
+    """Loads the model and the arena, and runs plans. Raises ValueError for what cannot be loaded."""
+
+    def __init__(
+        self, config: VllmConfig, spec: KVSpec, num_blocks: int, max_model_len: int
+    ) -> None:
+        device = config.device.device
+        if device != "cpu":
+            raise ValueError(f"device {device!r} is not supported yet; use --device cpu")
+        torch.set_num_threads(config.device.threads or len(os.sched_getaffinity(0)))
+        ops = kernels.load(device, config.device.kernels)
+        self.kernels = dict(ops.origin)
+        model = load_model(
+            config.model.folder,
+            config.model.hf,
+            ops,
+            getattr(torch, config.model.dtype),
+            load_format=config.load.load_format,
+            seed=config.model.seed,
+        )
+        self.runner = ModelRunner(
+            model,
+            arena.allocate(spec, num_blocks, device),
+            max_num_seqs=config.scheduler.max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=config.model.vocab_size,
+        )
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        return self.runner.execute(plan)
+
+    def shutdown(self) -> None:
+        """Nothing to stop: the worker lives in this process."""

@@ -1,0 +1,60 @@
+"""What a worker remembers of each sequence: one fixed row from its first step to its last.
+
+Plans send differences, rows keep the whole; a preempted sequence is forgotten and sent again. All
+of a step's inputs are gathered from the rows at once, with numpy.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vllm.core.plan import NewSequence, StepPlan
+
+
+class Rows:
+    """`capacity` rows of up to `max_len` tokens, in blocks of `block_size`.
+
+    The large arrays are only reserved: the operating system hands out their pages as rows fill.
+    """
+
+    def __init__(self, capacity: int, max_len: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.tokens = np.zeros((capacity, max_len + 1), dtype=np.int32)
+        self.table = np.zeros((capacity, -(-max_len // block_size)), dtype=np.int32)
+        self.num_blocks = np.zeros(capacity, dtype=np.int32)
+        self.length = np.zeros(capacity, dtype=np.int32)  # known tokens
+        self.prompt_len = np.zeros(capacity, dtype=np.int32)
+        self.new: list[NewSequence | None] = [None] * capacity
+        self._row: dict[int, int] = {}
+        self._free = list(reversed(range(capacity)))
+
+    def apply(self, plan: StepPlan) -> tuple[np.ndarray, list[int]]:
+        """Bring the rows up to the plan. Returns the plan's rows, and those that are new."""
+        for seq in plan.forget:
+            row = self._row.pop(seq, None)
+            if row is not None:
+                self.new[row] = None
+                self._free.append(row)
+        fresh = []
+        for new in plan.new:
+            row = self._free.pop()
+            self._row[new.seq] = row
+            self.new[row] = new
+            count = len(new.tokens)
+            self.tokens[row, :count] = new.tokens
+            self.length[row] = count
+            self.prompt_len[row] = new.prompt_len
+            self.num_blocks[row] = 0
+            fresh.append(row)
+        rows = np.array([self._row[seq] for seq in plan.seqs], dtype=np.int64)
+        for row, added in zip(rows, plan.blocks, strict=True):
+            if added:
+                held = self.num_blocks[row]
+                self.table[row, held : held + len(added)] = added
+                self.num_blocks[row] = held + len(added)
+        return rows, fresh
+
+    def append(self, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """The step sampled one token for each of `rows`."""
+        self.tokens[rows, self.length[rows]] = tokens
+        self.length[rows] += 1
