@@ -34,7 +34,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Raises VLLMValidationError, naming the field, for a value out of its range. A temperature below
     1e-5 means greedy, one below 0.01 is raised to 0.01. `logprobs=-1` means the whole vocabulary.
-    `prompt_logprobs` needs every prompt position's logits, so such a request reads no cached prefix.
+    `prompt_logprobs` needs every prompt position's logits, so it reads no cached prefix.
     """
 
     n: int = 1
@@ -178,7 +178,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 continue
             if (vocab_size if asked == -1 else asked) > max_logprobs:
                 raise VLLMValidationError(
-                    f"{name} is {asked}, above this server's limit of {max_logprobs} (max_logprobs)",
+                    f"{name} is {asked}, above the limit of {max_logprobs} (max_logprobs)",
                     parameter=name,
                     value=asked,
                 )

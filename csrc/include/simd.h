@@ -51,10 +51,10 @@ inline Vec load(const float* p) {
 inline Vec load(const bf16* p) {
 #if defined(__AVX512F__)
   __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16);
+  return (Vec)((BitVec)_mm512_cvtepu16_epi32(h) << 16);
 #elif defined(__AVX2__)
   __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16);
+  return (Vec)((BitVec)_mm256_cvtepu16_epi32(h) << 16);
 #else
   HalfBits h;
   memcpy(&h, p, sizeof h);

@@ -36,8 +36,8 @@ INTENTS = (
             are you there / anyone there
         """),
         _lines("""
-            hey model / good evening to you / hi again / hello you / hey, good morning / hi,
-            nice to meet you / greetings my friend / hello, good afternoon
+            hey model / good evening to you / hi again / hello you / hey good day to you / hi
+            model, nice to meet you / greetings to you my friend / hey hi hello / a very good morning
         """),
     ),
     Intent(
@@ -49,8 +49,8 @@ INTENTS = (
             you doing / how are things / are you ok / is all well with you / how are you now
         """),
         _lines("""
-            hey, how are you doing / how are you doing today / are you well today / how do you
-            feel now / hello, are you ok
+            how are you feeling / are you well and fine / how are things with you / how is all
+            with you / so are you feeling well / tell me how you are
         """),
     ),
     Intent(
@@ -67,10 +67,10 @@ INTENTS = (
             made you / who built you / how big are you
         """),
         _lines("""
-            can you tell me who you are / what kind of model is this / please introduce yourself
-            / may i know your name / who or what are you / are you a human or a robot / what
-            should i call you / describe who you are / i want to know who you are / is this a
-            robot
+            can you tell me who you are / what kind of model is this / i want you to introduce
+            yourself / may i know your name / who or what are you / are you a human or a robot /
+            what should i call you / describe who you are / i want to know who you are / is this
+            a robot
         """),
     ),
     Intent(
@@ -89,7 +89,7 @@ INTENTS = (
         _lines("""
             can you show me what you can do / what things can you do / how should i use you /
             explain how you work / what are you able to do for me / what can you do for me /
-            tell me how this works / i need help with this / what do i say now / are you able to
+            tell me how this works / i need help with this / what do i say / are you able to
             help me
         """),
     ),
@@ -143,8 +143,8 @@ INTENTS = (
             right, thank you
         """),
         _lines("""
-            many thanks to you / perfect, thanks / thanks so much / very nice, thank you / thank
-            you, well done / thanks, that is right / great job
+            many thanks to you / perfect thank you / thanks so much / very nice, thank you /
+            thank you, well done / thanks, that is right / great job / thanks for all
         """),
     ),
     Intent(
@@ -157,8 +157,8 @@ INTENTS = (
             a nice day / have a good day / thanks, bye / thank you and goodbye
         """),
         _lines("""
-            goodbye for now / bye, see you tomorrow / ok, i have to go now / good night my
-            friend / that is all for now / bye, have a good day / see you next time
+            goodbye and see you / bye, see you tomorrow / i really have to go / good night to
+            you / that is all i need / bye, have a good day / see you next time
         """),
     ),
     Intent(
@@ -176,9 +176,9 @@ INTENTS = (
             happy / why is the sky blue / what is love
         """),
         _lines("""
-            can you tell me a joke / write a story / please write a song / how is the weather
-            today / can you count to ten / translate this to french / do you like chess / tell
-            me the news
+            can you tell me a joke / write a story / can you write me a song / how is the
+            weather in london / can you count to ten / translate this to french / do you like
+            chess / tell me the news
         """),
     ),
 )

@@ -238,8 +238,9 @@ def test_half_precision(case: Case, ops: Ops, dtype: torch.dtype) -> None:
     assert (ours - expected).abs().mean() < 0.05 * expected.std()
 
 
-def test_every_weight_has_one_place(model: Model) -> None:
+def test_every_weight_has_one_place(case: Case, ops: Ops) -> None:
     """The views that a checkpoint fills cover each parameter, and cover it once."""
+    model = load(case, ops)
     for weight in model.parameters():
         weight.data = torch.zeros_like(weight)
     for view in model.targets().values():

@@ -146,7 +146,6 @@ def test_any_bytes_are_read_or_refused(
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_every_dtype_is_read_as_the_library_wrote_it(tmp_path: Path, dtype: torch.dtype) -> None:
     given = {
-        "odd": torch.arange(3).to(torch.uint8),  # shifts what follows off its alignment
         "some": torch.arange(6).view(2, 3).to(dtype),
         "none": torch.empty(0, 4, dtype=dtype),
         "one": torch.ones((), dtype=dtype),
@@ -157,7 +156,9 @@ def test_every_dtype_is_read_as_the_library_wrote_it(tmp_path: Path, dtype: torc
     assert read.keys() == given.keys()
     for name, expected in given.items():
         assert read[name].dtype == expected.dtype
-        assert torch.equal(read[name].view(torch.uint8), expected.view(torch.uint8))
+        assert read[name].shape == expected.shape
+        ours, theirs = (t.reshape(-1).view(torch.uint8) for t in (read[name], expected))
+        assert torch.equal(ours, theirs)
 
 
 def test_unaligned_tensors_are_read(tmp_path: Path) -> None:

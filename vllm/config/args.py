@@ -59,7 +59,7 @@ class EngineArgs:
     generation_config: str = flag(
         "auto",
         "Model",
-        "Where default sampling parameters come from: auto (the model folder), vllm (none), a folder.",
+        "Where default sampling parameters come from: auto (model folder), vllm (none), a folder.",
     )
     override_generation_config: dict[str, Any] = flag(
         None, "Model", "JSON object laid over the generation config."
@@ -115,7 +115,9 @@ class EngineArgs:
     tensor_parallel_size: int = flag(
         1, "Parallel", "Ranks that share one model; only 1 for now.", short="-tp"
     )
-    disable_log_stats: bool = flag(False, "Observability", "No statistics: no log line, no metrics.")
+    disable_log_stats: bool = flag(
+        False, "Observability", "No statistics: no log line, no metrics."
+    )
 
     @classmethod
     def from_mapping(cls, values: Any) -> EngineArgs:

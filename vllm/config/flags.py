@@ -146,9 +146,7 @@ def _dashed(word: str) -> str:
 def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str] = ()) -> None:
     """Add a flag for each `flag()` field of a dataclass, in the field's group."""
     hints = get_type_hints(cls)
-    groups: dict[str, Any] = {
-        g.title: g for g in parser._action_groups if isinstance(g.title, str)
-    }
+    groups: dict[str, Any] = {g.title: g for g in parser._action_groups if isinstance(g.title, str)}
     for f in dataclasses.fields(cls):
         if f.name in skip or "group" not in f.metadata:
             continue

@@ -30,7 +30,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which model, in which dtype, up to which length; `hf` is its config.json, overrides applied."""
+    """Which model, in which dtype, how long; `hf` is its config.json, overrides applied."""
 
     folder: Path
     name: str  # what the user called it

@@ -1,8 +1,8 @@
 """What a step shall do and what it did: plain ints and numpy, no tensors.
 
-    plan = scheduler.schedule(now)
-    result = executor.execute(plan)
-    outputs = scheduler.update(plan, result)
+plan = scheduler.schedule(now)
+result = executor.execute(plan)
+outputs = scheduler.update(plan, result)
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Call(msgspec.Struct, tag="call"):
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True):
-    """One position: `ids[0]` is the sampled (or prompt) token, of rank `rank`; the rest are the top."""
+    """One position: `ids[0]` is the sampled (or prompt) token, of rank `rank`; then the top ones."""
 
     ids: list[int]
     logprobs: list[float]
@@ -75,6 +75,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0  # share of blocks that running sequences hold, 0 to 1
+    prefix_requests: int = 0  # that looked for a cached prefix
     prefix_queries: int = 0  # tokens
     prefix_hits: int = 0  # tokens
     preemptions: int = 0

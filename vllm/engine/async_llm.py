@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import threading
@@ -15,7 +16,16 @@ import zmq.asyncio
 from vllm.config import VllmConfig
 from vllm.core.clock import monotonic
 from vllm.core.errors import EngineDeadError, QueueFullError, VLLMValidationError
-from vllm.core.request import AbortRequests, Call, Died, EndOutputs, Ready, Reply, StepOutputs, ToCore
+from vllm.core.request import (
+    AbortRequests,
+    Call,
+    Died,
+    EndOutputs,
+    Ready,
+    Reply,
+    StepOutputs,
+    ToCore,
+)
 from vllm.engine.client import Prompt
 from vllm.engine.input import InputProcessor
 from vllm.engine.llm_engine import make_tokenizer
@@ -57,6 +67,7 @@ class AsyncLLM:
         self._reader: asyncio.Task[None] | None = None
         self._loaded = asyncio.Event()
         self._process = process
+        self._sending: asyncio.Future[object] | None = None
         self._context = zmq.asyncio.Context()
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.bind(process.from_core)
@@ -174,10 +185,8 @@ class AsyncLLM:
         code = self._process.wait()
         if not self._closing and self._loop is not None:
             message = f"the engine process ended with exit code {code}"
-            try:
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
                 self._loop.call_soon_threadsafe(self._die, message)
-            except RuntimeError:
-                pass  # the loop is closed, so nobody waits
 
     async def _read(self) -> None:
         try:
@@ -220,7 +229,7 @@ class AsyncLLM:
     def _send_now(self, message: ToCore) -> None:
         """From code that must not wait. The socket has no high-water mark, so this never blocks."""
         if self._dead is None:
-            asyncio.ensure_future(self._outbox.send(encode(message)))
+            self._sending = asyncio.ensure_future(self._outbox.send(encode(message)))
 
     def _die(self, reason: str) -> None:
         """Everything that waits ends with an error, now and from now on."""

@@ -43,8 +43,8 @@ def capacity(config: VllmConfig) -> Capacity:
         if model.max_len_given or fits < 2:
             needed = -(-length // spec.block_size) * spec.block_bytes
             raise ValueError(
-                f"max_model_len {length} does not fit into the KV cache, which holds {fits} tokens; "
-                f"one such sequence needs {needed} bytes: raise kv_cache_memory_bytes "
+                f"max_model_len {length} does not fit into the KV cache, which holds {fits} "
+                f"tokens; one such sequence needs {needed} bytes: raise kv_cache_memory_bytes "
                 "(or VLLM_CPU_KVCACHE_SPACE) or lower max_model_len"
             )
         logger.warning(

@@ -1,8 +1,8 @@
 """The engine core: requests in, tokens out. No text, no HTTP, no torch.
 
-    plan = scheduler.schedule(now)
-    result = executor.execute(plan)
-    outputs = scheduler.update(plan, result)
+plan = scheduler.schedule(now)
+result = executor.execute(plan)
+outputs = scheduler.update(plan, result)
 """
 
 from __future__ import annotations

@@ -20,9 +20,7 @@ _SALT_REFUSED = re.compile(r"[@/\\\x00]")
 class InputProcessor:
     """Validates and tokenises. Raises VLLMValidationError, naming the field, for bad input."""
 
-    def __init__(
-        self, config: VllmConfig, tokenizer: Tokenizer | None, max_model_len: int
-    ) -> None:
+    def __init__(self, config: VllmConfig, tokenizer: Tokenizer | None, max_model_len: int) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len

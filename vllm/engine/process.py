@@ -61,7 +61,10 @@ class CoreProcess:
 
     def start(self) -> None:
         """Call this once the sockets are bound."""
-        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
+        # A session of its own: Ctrl-C in a terminal is the front end's to handle, which drains.
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, start_new_session=True
+        )
         assert self._process.stdin is not None
         self._process.stdin.write(self._arguments.encode() + b"\n")
         self._process.stdin.flush()

@@ -96,7 +96,7 @@ class Tokenizer:
 
     @cached_property
     def chat_template(self) -> str | None:
-        """The template's text: what the user gave, chat_template.jinja, or tokenizer_config.json's."""
+        """The template: what the user gave, chat_template.jinja, or tokenizer_config.json's."""
         if self._chat_template is not None:
             return self._chat_template
         path = self.folder / "chat_template.jinja"
@@ -118,7 +118,7 @@ class Tokenizer:
         chat_template: str | None = None,
         **kwargs: Any,
     ) -> str:
-        """The prompt's text for a conversation. Raises VLLMValidationError when it cannot be made."""
+        """The prompt's text for a conversation; VLLMValidationError when it cannot be made."""
         if continue_final_message and add_generation_prompt:
             raise VLLMValidationError(
                 "continue_final_message and add_generation_prompt exclude each other",
@@ -166,7 +166,8 @@ def _load(folder: Path) -> RustTokenizer:
 
     try:
         slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return slow.backend_tokenizer
+        backend: RustTokenizer = slow.backend_tokenizer
+        return backend
     except Exception as error:
         raise ValueError(
             f"{folder} has no tokenizer.json, and no other tokenizer that can be converted: {error}"

@@ -11,6 +11,6 @@ class AsyncLLMEngine(AsyncLLM):
     """`async for output in engine.generate(prompt, params, request_id)`; see `AsyncLLM`."""
 
     @classmethod
-    def from_engine_args(cls, args: EngineArgs) -> AsyncLLM:
+    def from_engine_args(cls, args: EngineArgs) -> AsyncLLMEngine:
         """Starts the core's process. Raises ValueError for arguments that cannot work."""
-        return start_engine(args)
+        return start_engine(args, cls=cls)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+from typing import TypeVar
 
 from vllm.config import EngineArgs
 from vllm.config.args import config_to_json
@@ -16,11 +18,16 @@ from vllm.entrypoints.executor import make_executor
 from vllm.entrypoints.logs import configure_logging
 
 logger = logging.getLogger(__name__)
+Engine = TypeVar("Engine", bound=AsyncLLM)
 
 
 def start_engine(
-    args: EngineArgs, recorder: Recorder | None = None, *, serving: bool = True
-) -> AsyncLLM:
+    args: EngineArgs,
+    recorder: Recorder | None = None,
+    *,
+    serving: bool = True,
+    cls: type[Engine] = AsyncLLM,  # type: ignore[assignment]
+) -> Engine:
     """An asynchronous engine whose core loads in another process; returns before it has loaded.
 
     Raises ValueError, in this process, for arguments that cannot work.
@@ -28,14 +35,14 @@ def start_engine(
     config = args.create_engine_config(serving=serving)
     arguments = json.dumps({"args": json.loads(config_to_json(args)), "serving": serving})
     command = [sys.executable, "-m", "vllm.entrypoints.engine_process"]
-    return AsyncLLM(config, CoreProcess(command, arguments), recorder)
+    return cls(config, CoreProcess(command, arguments), recorder)
 
 
 def main() -> int:
     """Read the arguments from standard input, build the core, serve it."""
     configure_logging()
     server = CoreServer(sys.argv[1])
-    given = json.loads(sys.stdin.buffer.raw.readline())  # unbuffered: the watcher reads on
+    given = json.loads(_first_line(sys.stdin.fileno()))
     end_with_parent()
     try:
         config = EngineArgs(**given["args"]).create_engine_config(serving=given["serving"])
@@ -47,6 +54,14 @@ def main() -> int:
         logger.exception("The engine core failed")
         server.die(error)
     return 1
+
+
+def _first_line(descriptor: int) -> bytes:
+    """Byte by byte, so that nothing behind it is taken from those who watch the descriptor."""
+    line = b""
+    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+        line += byte
+    return line
 
 
 if __name__ == "__main__":

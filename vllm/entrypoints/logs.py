@@ -13,7 +13,7 @@ def configure_logging() -> None:
         return
     logger = logging.getLogger("vllm")
     level = os.environ.get("VLLM_LOGGING_LEVEL", "INFO").upper()
-    logger.setLevel(level if level in logging.getLevelNamesMapping() else "INFO")
+    logger.setLevel(level if isinstance(logging.getLevelName(level), int) else "INFO")
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)

@@ -62,7 +62,9 @@ class ServerArgs:
     max_log_len: int | None = flag(
         None, "Frontend", "Most prompt characters and token ids that such a line shows."
     )
-    uvicorn_log_level: str = flag("info", "Frontend", "The web server's own log.", choices=LOG_LEVELS)
+    uvicorn_log_level: str = flag(
+        "info", "Frontend", "The web server's own log.", choices=LOG_LEVELS
+    )
     disable_uvicorn_access_log: bool = flag(False, "Frontend", "No log line per HTTP request.")
     disable_fastapi_docs: bool = flag(False, "Frontend", "No /docs, /redoc and /openapi.json.")
     shutdown_timeout: int = flag(

@@ -1,4 +1,4 @@
-"""The one piece of memory that holds all KVs on the device (the only file of this room with torch)."""
+"""The one piece of memory that holds all KVs on the device; the room's only file with torch."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def root(fingerprint: bytes, salt: str | None = None) -> Key:
 
 
 def chain(parent: Key, tokens: Sequence[int]) -> Key:
-    """The key of the block that holds `tokens` behind `parent`. Every link hashes the same length."""
+    """The key of the block that holds `tokens` behind `parent`."""
     return Key(hashlib.sha256(parent + array("i", tokens).tobytes()).digest())
 
 

@@ -52,7 +52,7 @@ class KVManager:
         return -(-tokens // self.spec.block_size)
 
     def lookup(self, tokens: Sequence[int], salt: str | None, limit: int) -> int:
-        """How many leading tokens are cached: whole blocks, at most `limit` tokens. Pins nothing."""
+        """How many leading tokens, at most `limit`, are cached, in whole blocks. Pins nothing."""
         lineage = Lineage(root(self._fingerprint, salt), self.spec.block_size)
         return len(self._hits(lineage, tokens, limit)) * self.spec.block_size
 
@@ -136,7 +136,7 @@ class KVManager:
         table.published = full
 
     def release(self, seq: int) -> None:
-        """The sequence is done with its blocks; published ones stay cached, its last ones go first."""
+        """The sequence is done with its blocks; published ones stay cached, the last go first."""
         table = self._tables.pop(seq, None)
         if table is not None:
             self._pool.release(reversed(table.blocks))

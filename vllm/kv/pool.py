@@ -115,15 +115,14 @@ class BlockPool:
         assert expected == self._refs, "reference counts are the number of holders"
         free = set(self._free)
         assert len(free) == len(self._free), "a free block is free once"
-        for block in range(self.num_blocks):
-            key = self._keys[block]
+        for block, key in enumerate(self._keys):
             if block in free:
                 assert self._refs[block] == 0 and key is None
             elif self._refs[block] == 0:
                 assert key is not None and key in self._policy
             elif key is not None:
                 assert key not in self._policy, "a held block is not evictable"
-        for key, block in self._index.items():
-            assert self._keys[block] == key, "the index names the block that holds the key"
+        for name, place in self._index.items():
+            assert self._keys[place] == name, "the index names the block that holds the key"
         named = sum(key is not None for key in self._keys)
         assert named == len(self._index), "every published block is in the index"

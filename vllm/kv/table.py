@@ -12,8 +12,8 @@ from vllm.kv.lineage import Lineage
 class BlockTable:
     """An ordinary sequence: token t lies in `blocks[t // B]` at offset `t % B`.
 
-        | published, shared: immutable | private: being filled | reserved, empty |
-        0                           published * B           computed           len(blocks) * B
+    | published, shared: immutable | private: being filled | reserved, empty |
+    0                           published * B           computed           len(blocks) * B
     """
 
     lineage: Lineage

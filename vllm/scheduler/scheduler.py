@@ -19,6 +19,7 @@ import numpy as np
 from vllm.config import SchedulerConfig
 from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
+from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
 from vllm.scheduler import stop
 from vllm.scheduler.order import ORDERS
@@ -54,9 +55,7 @@ class Scheduler:
         if refusal:
             reason, detail = refusal
             self._rejected.append(
-                SequenceOutput(
-                    request.request_id, 0, [], finish_reason=reason, stop_reason=detail
-                )
+                SequenceOutput(request.request_id, 0, [], finish_reason=reason, stop_reason=detail)
             )
             return
         params = request.params
@@ -198,7 +197,7 @@ class Scheduler:
         limit = self._config.long_prefill_token_threshold
         return min(count, limit) if limit else count
 
-    def _grow(self, sequence: Sequence, tokens: int) -> list[int] | None:
+    def _grow(self, sequence: Sequence, tokens: int) -> list[BlockId] | None:
         """Room for the sequence's next tokens, preempting the last in order until there is some.
 
         A prompt's blocks were reserved at admission, so only decodes come here short; they are
@@ -243,6 +242,7 @@ class Scheduler:
             sequence.cached = cached
             sequence.scheduled = now
             if not request.params.skip_reading_prefix_cache and sequence.index == 0:
+                self._stats.prefix_requests += 1
                 self._stats.prefix_queries += len(sequence.tokens)
                 self._stats.prefix_hits += cached
         return True
@@ -255,7 +255,7 @@ class Scheduler:
         return bool(holders)
 
     def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
-        """Apply what a step did: tokens, publication, forks, stops. Returns what users get of it."""
+        """Apply what a step did: tokens, publication, forks, stops; what users get of it."""
         outputs = self._rejected
         self._rejected = []
         sampled = iter(range(len(result.tokens)))
@@ -308,9 +308,7 @@ class Scheduler:
         chunk = told.get(sequence.number)
         if chunk:
             output.prompt_logprobs = chunk[max(0, sequence.prompt_logprobs_sent - before) :]
-            sequence.prompt_logprobs_sent = max(
-                sequence.prompt_logprobs_sent, before + len(chunk)
-            )
+            sequence.prompt_logprobs_sent = max(sequence.prompt_logprobs_sent, before + len(chunk))
 
     def _start_forks(self, parent: Sequence) -> None:
         """The prompt is computed: the request's other outputs share its full blocks."""

@@ -22,7 +22,7 @@ NEGATIVE = float("-inf")
 
 @dataclass(slots=True)
 class _Rule:
-    """What one row's sampling needs beyond the vectorised parameters; None where it needs nothing."""
+    """What one row's sampling needs beyond the vectorised parameters; None: nothing."""
 
     allowed: Tensor | None  # int64 ids
     bias_ids: Tensor | None
@@ -45,7 +45,9 @@ class Sampler:
         self.frequency = np.zeros(capacity, dtype=np.float32)
         self.repetition = np.ones(capacity, dtype=np.float32)
         self.seed = np.zeros(capacity, dtype=np.uint64)
-        self.logprobs = np.full(capacity, -2, dtype=np.int64)  # -2: none asked, -1: whole vocabulary
+        self.logprobs = np.full(
+            capacity, -2, dtype=np.int64
+        )  # -2: none asked, -1: whole vocabulary
         self.prompt_logprobs = np.full(capacity, -2, dtype=np.int64)
         self._rules: list[_Rule | None] = [None] * capacity
 
@@ -98,9 +100,7 @@ class Sampler:
             at = torch.from_numpy(drawn)
             scaled = logits[at] / torch.from_numpy(temperature[drawn]).unsqueeze(1)
             uniform = uniforms(self.seed[mine], state.length[mine])
-            tokens[at] = draw(
-                scaled, self.top_k[mine], self.top_p[mine], self.min_p[mine], uniform
-            )
+            tokens[at] = draw(scaled, self.top_k[mine], self.top_p[mine], self.min_p[mine], uniform)
         chosen = tokens.numpy()
         if raw is None:
             return chosen, None
@@ -193,7 +193,7 @@ def _inverse(weights: Tensor, uniform: np.ndarray) -> Tensor:
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """float64 [S] in [0, 1): two rounds of SplitMix64 (Steele et al., 2014) over seed and position."""
+    """float64 [S] in [0, 1): SplitMix64 (Steele et al., 2014) over seed, then position."""
     with np.errstate(over="ignore"):
         mixed = _mix(seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         mixed = _mix(mixed ^ (positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)))

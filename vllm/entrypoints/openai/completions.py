@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import msgspec
@@ -201,21 +202,18 @@ async def _events(
         for k in range(body.count)
     ]
     cached = [0] * len(jobs)
-    results: AsyncIterator[tuple[int, RequestOutput]] = merge(
-        [server.outputs(job) for job in jobs]
-    )
-    async for p, result in results:
-        cached[p] = max(cached[p], result.num_cached_tokens or 0)
-        for output in result.outputs:
-            if not output.token_ids and not output.text and output.finish_reason is None:
-                continue
-            writer = writers[p * body.count + output.index]
-            answer.choices = [writer.write(result, output)]
-            if wish.in_chunks:
-                answer.usage = usage(
-                    len(jobs[p].prompt_token_ids), writer.generated, cached[p]
-                )
-            yield event(answer)
+    async with aclosing(merge([server.outputs(job) for job in jobs])) as results:
+        async for p, result in results:
+            cached[p] = max(cached[p], result.num_cached_tokens or 0)
+            for output in result.outputs:
+                if not output.token_ids and not output.text and output.finish_reason is None:
+                    continue
+                writer = writers[p * body.count + output.index]
+                answer.choices = [writer.write(result, output)]
+                if wish.in_chunks:
+                    prompt = len(jobs[p].prompt_token_ids)
+                    answer.usage = usage(prompt, writer.generated, cached[p])
+                yield event(answer)
     if wish.at_end:
         answer.choices = []
         prompt = sum(len(job.prompt_token_ids) for job in jobs)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
 from vllm.outputs import RequestOutput
 
 
-async def gather(streams: list[AsyncIterator[RequestOutput]]) -> list[RequestOutput]:
+async def gather(streams: list[AsyncGenerator[RequestOutput, None]]) -> list[RequestOutput]:
     """Each stream's last output. If one fails, or this is cancelled, all others are closed."""
     if len(streams) == 1:
         return [await _last(streams[0])]
@@ -22,18 +22,18 @@ async def gather(streams: list[AsyncIterator[RequestOutput]]) -> list[RequestOut
 
 
 async def merge(
-    streams: list[AsyncIterator[RequestOutput]],
-) -> AsyncIterator[tuple[int, RequestOutput]]:
+    streams: list[AsyncGenerator[RequestOutput, None]],
+) -> AsyncGenerator[tuple[int, RequestOutput], None]:
     """(which, output) in the order of arrival. If one fails, or this is closed, all are closed."""
     if len(streams) == 1:
-        async with aclosing(streams[0]) as only:  # type: ignore[type-var]
+        async with aclosing(streams[0]) as only:
             async for output in only:
                 yield 0, output
         return
     # The engine runs ahead of a slow client by what it holds back anyhow, so no bound is needed.
     arrived: asyncio.Queue[tuple[int, RequestOutput | BaseException | None]] = asyncio.Queue()
 
-    async def forward(which: int, stream: AsyncIterator[RequestOutput]) -> None:
+    async def forward(which: int, stream: AsyncGenerator[RequestOutput, None]) -> None:
         try:
             async for output in stream:
                 arrived.put_nowait((which, output))
@@ -56,10 +56,10 @@ async def merge(
         await _end(tasks)
 
 
-async def _last(stream: AsyncIterator[RequestOutput]) -> RequestOutput:
+async def _last(stream: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
     last = None
-    async for last in stream:
-        pass
+    async for output in stream:
+        last = output
     if last is None:
         raise RuntimeError("the engine ended a request without an output")
     return last

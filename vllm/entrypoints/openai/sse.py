@@ -90,9 +90,7 @@ class EventStream(StreamingResponse):
     async def _pump(self, send: Send) -> None:
         async with aclosing(self._events) as events:
             first = await anext(events, b"")
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            )
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 await send({"type": "http.response.body", "body": first, "more_body": True})
                 async for chunk in events:

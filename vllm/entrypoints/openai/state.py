@@ -7,11 +7,17 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fastapi import Request
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 
 from vllm.core.errors import VLLMValidationError
 from vllm.engine.client import EngineClient
@@ -19,6 +25,7 @@ from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.openai.errors import unknown_model
 from vllm.entrypoints.openai.sse import Running
 from vllm.entrypoints.server_args import ServerArgs
+from vllm.observe.metrics import Metrics
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -30,6 +37,14 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 # Encoding a longer text takes milliseconds, in which no other request would move.
 _THREAD_ABOVE_CHARS = 32768
+
+
+def _process_metrics() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
 
 
 @dataclass(slots=True)
@@ -50,8 +65,10 @@ class Server:
 
     engine: EngineClient
     args: ServerArgs
+    metrics: Metrics | None = None
     running: Running = field(default_factory=Running)
     created: int = field(default_factory=lambda: int(time.time()))
+    process_metrics: CollectorRegistry = field(default_factory=_process_metrics)
 
     @property
     def model_names(self) -> list[str]:
@@ -90,6 +107,8 @@ class Server:
         What the client asks for must fit; a default is cut to what fits. Raises
         VLLMValidationError, naming the field `prompt` or `field`.
         """
+        if prompt_len == 0:
+            raise VLLMValidationError("The decoder prompt cannot be empty", parameter=prompt)
         limit = self.engine.max_model_len
         left = limit - prompt_len
         if left < 1:
@@ -122,7 +141,7 @@ class Server:
             return ids
         return ids[:keep] if side == "right" else ids[len(ids) - keep :]
 
-    async def outputs(self, job: Job) -> AsyncIterator[RequestOutput]:
+    async def outputs(self, job: Job) -> AsyncGenerator[RequestOutput, None]:
         """The engine's outputs for a job; leaving early aborts it."""
         if self.args.enable_log_requests:
             self._log(job)

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class UniprocExecutor:
-    """Loads the model and the arena, and runs plans. Raises ValueError for what cannot be loaded."""
+    """Loads the model and the arena, and runs plans. ValueError for what cannot be loaded."""
 
     def __init__(
         self, config: VllmConfig, spec: KVSpec, num_blocks: int, max_model_len: int

@@ -1,0 +1,67 @@
+"""The command `vllm`. A subcommand is a file of its own, imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+# name -> what it does; the file has the same name, with _ for -, and a `main(words) -> int`.
+COMMANDS = {
+    "serve": "serve a model over HTTP",
+    "chat": "talk with a server",
+    "complete": "let a server complete text",
+    "bench": "measure throughput, latency or a server",
+    "collect-env": "print what a bug report needs",
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: vllm [-h] [-v] COMMAND ...",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "vllm COMMAND --help tells more.",
+        ]
+    )
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] in ("-v", "--version"):
+        from vllm.version import __version__
+
+        print(__version__)
+        return 0
+    return dispatch("vllm", COMMANDS, words)
+
+
+def dispatch(program: str, commands: dict[str, str], words: Sequence[str], prefix: str = "") -> int:
+    """Run the subcommand that the first word names; an error is one line and exit code 2."""
+    name = words[0]
+    if name not in commands:
+        print(
+            f"{program}: error: there is no command {name!r}; choose from {', '.join(commands)}",
+            file=sys.stderr,
+        )
+        return 2
+    file = prefix + name.replace("-", "_")
+    module = importlib.import_module(f"vllm.entrypoints.cli.{file}")
+    try:
+        code: int = module.main(list(words[1:]))
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,273 @@
+"""POST /v1/chat/completions: the next message of a conversation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from msgspec import UNSET, UnsetType
+from pydantic import Field
+from starlette.responses import Response
+
+from vllm.config import VllmConfig
+from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.fanout import gather
+from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
+from vllm.entrypoints.openai.messages import Message, Scalar, render
+from vllm.entrypoints.openai.protocol import GenerationBody
+from vllm.entrypoints.openai.sse import EventStream, event
+from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, server_of
+from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
+from vllm.outputs import CompletionOutput, RequestOutput
+
+router = APIRouter()
+
+
+class ChatBody(GenerationBody):
+    refused = GenerationBody.refused | {
+        "functions": (),
+        "function_call": ("none",),
+        "chat_template": (),
+        "documents": (),
+        "modalities": (["text"],),
+        "audio": (),
+        "web_search_options": (),
+        "mm_processor_kwargs": (),
+        "media_io_kwargs": (),
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=-1)] | None = None
+    echo: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False  # templates write them
+    chat_template_kwargs: dict[str, Scalar] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+
+    def check(self, config: VllmConfig) -> None:
+        super().check(config)
+        choice = self.tool_choice or ("auto" if self.tools else "none")
+        if choice != "none":
+            raise VLLMValidationError(
+                "tool calls are not supported: tool_choice must be none",
+                parameter="tool_choice" if self.tool_choice else "tools",
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise VLLMValidationError("top_logprobs needs logprobs", parameter="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise VLLMValidationError(
+                "continue_final_message needs add_generation_prompt false",
+                parameter="continue_final_message",
+            )
+
+
+class AnswerMessage(msgspec.Struct):
+    role: str
+    content: str
+
+
+class Choice(msgspec.Struct):
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+    stop_reason: int | str | None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatCompletion(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    object: str = "chat.completion"
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: list[Any] | UnsetType = UNSET
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    role: str | None = None
+    content: str | None = None
+
+
+class ChunkChoice(msgspec.Struct):
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | UnsetType | None = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class Chunk(msgspec.Struct):
+    id: str
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    object: str = "chat.completion.chunk"
+    usage: Usage | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+
+
+@router.post("/v1/chat/completions")
+async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+    server = server_of(request)
+    model = server.check_model(body.model)
+    body.check(server.engine.config)
+    id = f"chatcmpl-{request_id(request, body.request_id)}"
+    job = await _job(server, body, id)
+    if body.stream:
+        chunk = Chunk(id=id, created=int(time.time()), model=model, choices=[])
+        return EventStream(_events(server, body, job, chunk), server.running)
+    [result] = await server.attend(request, gather([server.outputs(job)]))
+    answer = _answer(server, body, job, result, id, model)
+    return Response(msgspec.json.encode(answer), media_type="application/json")
+
+
+async def _job(server: Server, body: ChatBody, id: str) -> Job:
+    text = render(
+        server,
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        tools=body.tools,
+        kwargs=body.chat_template_kwargs,
+    )
+    ids = await server.encode(text, add_special_tokens=body.add_special_tokens)
+    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked = getattr(body, field)
+    ids = server.truncated(ids, body.truncate_prompt_tokens, body.truncation_side, asked or 1)
+    generation = server.engine.config.model.generation
+    max_tokens = server.room(
+        len(ids), asked, generation.get("max_tokens"), prompt="messages", field=field
+    )
+    params = body.sampling_params(
+        generation,
+        max_tokens=max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt)
+
+
+class _Voice:
+    """Who answers, and what an echo repeats."""
+
+    def __init__(self, server: Server, body: ChatBody) -> None:
+        last = body.messages[-1]
+        self.role = server.args.response_role if body.add_generation_prompt else last.role
+        repeats = body.echo and last.role == self.role
+        self.echo: str = last.plain("messages")["content"] if repeats else ""
+
+
+def _logprob_writer(server: Server, body: ChatBody) -> LogprobWriter:
+    as_ids = body.return_tokens_as_token_ids
+    return LogprobWriter(
+        server.engine.tokenizer,
+        server.args.return_tokens_as_token_ids if as_ids is None else as_ids,
+    )
+
+
+def _answer(
+    server: Server, body: ChatBody, job: Job, result: RequestOutput, id: str, model: str
+) -> ChatCompletion:
+    voice, writer = _Voice(server, body), _logprob_writer(server, body)
+    choices = [
+        Choice(
+            index=output.index,
+            message=AnswerMessage(voice.role, voice.echo + output.text),
+            logprobs=_logprobs(writer, body, output),
+            finish_reason=output.finish_reason,
+            stop_reason=output.stop_reason,
+            token_ids=output.token_ids if body.return_token_ids else UNSET,
+        )
+        for output in sorted(result.outputs, key=lambda o: o.index)
+    ]
+    answer = ChatCompletion(
+        id=id,
+        created=int(time.time()),
+        model=model,
+        choices=choices,
+        usage=usage(
+            len(job.prompt_token_ids),
+            sum(len(output.token_ids) for output in result.outputs),
+            result.num_cached_tokens or 0,
+        ),
+    )
+    if body.return_token_ids:
+        answer.prompt_token_ids = job.prompt_token_ids
+    if body.prompt_logprobs is not None:
+        answer.prompt_logprobs = prompt_positions(result.prompt_logprobs) or []
+    return answer
+
+
+def _logprobs(
+    writer: LogprobWriter, body: ChatBody, output: CompletionOutput
+) -> ChatLogprobs | None:
+    if not body.logprobs or output.logprobs is None:
+        return None
+    return writer.chat(output.token_ids, output.logprobs, body.top_logprobs or 0)
+
+
+async def _events(
+    server: Server, body: ChatBody, job: Job, chunk: Chunk
+) -> AsyncGenerator[bytes, None]:
+    """Per choice: the role, the pieces of content, and with the last piece why it ended."""
+    wish = UsageWish(body, server.args.enable_force_include_usage)
+    writer = _logprob_writer(server, body)
+    prompt, cached, generated = len(job.prompt_token_ids), 0, [0] * body.count
+    begun = False
+    async with aclosing(server.outputs(job)) as results:
+        async for result in results:
+            cached = max(cached, result.num_cached_tokens or 0)
+            if not begun:
+                begun = True
+                for opening in _openings(server, body, job, chunk):
+                    if wish.in_chunks:
+                        chunk.usage = usage(prompt, 0, cached)
+                    yield event(opening)
+                chunk.prompt_token_ids = UNSET
+            for output in result.outputs:
+                if not output.token_ids and not output.text and output.finish_reason is None:
+                    continue
+                choice = ChunkChoice(output.index, Delta(content=output.text))
+                choice.logprobs = _logprobs(writer, body, output)
+                choice.finish_reason = output.finish_reason
+                if output.finish_reason is not None:
+                    choice.stop_reason = output.stop_reason
+                if body.return_token_ids:
+                    choice.token_ids = output.token_ids
+                generated[output.index] += len(output.token_ids)
+                chunk.choices = [choice]
+                if wish.in_chunks:
+                    chunk.usage = usage(prompt, generated[output.index], cached)
+                yield event(chunk)
+    if wish.at_end:
+        chunk.choices = []
+        chunk.usage = usage(prompt, sum(generated), cached)
+        yield event(chunk)
+
+
+def _openings(server: Server, body: ChatBody, job: Job, chunk: Chunk) -> list[Chunk]:
+    """The chunks that tell who answers, one a choice, and what is echoed."""
+    voice = _Voice(server, body)
+    if body.return_token_ids:
+        chunk.prompt_token_ids = job.prompt_token_ids
+    deltas = [Delta(role=voice.role, content="")]
+    if voice.echo:
+        deltas.append(Delta(content=voice.echo))
+    return [
+        msgspec.structs.replace(chunk, choices=[ChunkChoice(index, delta)])
+        for delta in deltas
+        for index in range(body.count)
+    ]

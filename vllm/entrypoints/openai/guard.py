@@ -1,0 +1,111 @@
+"""What stands before the endpoints: limits, keys, request ids. Plain ASGI: no cost per chunk."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+
+from starlette._utils import get_route_path
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vllm.entrypoints.openai.errors import error_response
+from vllm.entrypoints.openai.state import REQUEST_ID
+
+MAX_BODY = 8 << 20
+MAX_HEADERS, MAX_HEADER_BYTES = 100, 32 << 10
+
+# All that a client without a key may see of a server that has one.
+OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
+
+
+class Limits:
+    """Refuses bodies and headers that are too large, before they are held in memory."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = scope["headers"]
+        if (
+            len(headers) > MAX_HEADERS
+            or sum(len(k) + len(v) for k, v in headers) > MAX_HEADER_BYTES
+        ):
+            await error_response(HTTPException(431))(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        too_large = HTTPException(413, f"The body may have at most {MAX_BODY} bytes")
+        if declared.isdecimal() and int(declared) > MAX_BODY:
+            await error_response(too_large)(scope, receive, send)
+            return
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MAX_BODY:
+                raise too_large
+            return message
+
+        await self.app(scope, counted, send)
+
+
+class Keys:
+    """Lets in only those who show a key, but for OPEN_PATHS.
+
+    What is not known to be open is closed, so a route added later is closed too. The path is
+    compared as the router sees it. Only digests of keys are kept, and all are compared in full.
+    """
+
+    def __init__(self, app: ASGIApp, keys: list[str]) -> None:
+        self.app = app
+        self._digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" or get_route_path(scope) in OPEN_PATHS or self._knows(scope):
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # a websocket that is not accepted is closed by the server
+        refusal = JSONResponse(
+            {"error": "Unauthorized"}, 401, headers={"WWW-Authenticate": "Bearer"}
+        )
+        await refusal(scope, receive, send)
+
+    def _knows(self, scope: Scope) -> bool:
+        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        shown = _digest(token.strip())
+        matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
+        return any(matches) and scheme.lower() == "bearer"
+
+
+class RequestIds:
+    """Gives each response the id of its request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        scope["vllm.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+        async def named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["X-Request-Id"] = scope["vllm.request_id"]
+            await send(message)
+
+        await self.app(scope, receive, named)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

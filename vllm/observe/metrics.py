@@ -1,0 +1,237 @@
+"""The engine's Prometheus metrics, by vLLM's names.
+
+All samples exist at 0 before there is traffic, so that rates and alerts work from the start. Every
+count comes from the same step statistics, so these hold at any time:
+
+    prompt_tokens = sum(prompt_tokens_by_source)
+    sum(prompt_tokens_cached_by_source) = prompt_tokens_cached = prefix_cache_hits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from vllm.core.request import EngineStats
+from vllm.observe import reader
+
+ENGINE = "0"
+FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
+PROMPT_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
+CACHE_SOURCES = ("device",)
+REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
+
+_TTFT = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
+_TTFT += (1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
+_PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+_PER_TOKEN += (0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_REQUEST = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60)
+_REQUEST += (120, 240, 480, 960, 1920, 7680)
+_STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_N = (1, 2, 5, 10, 20)
+_PREEMPTIONS = (0, 1, 2, 5, 10, 20)
+
+
+class Metrics:
+    """Counts what the engine does. It is the engine's `Recorder`."""
+
+    def __init__(
+        self,
+        model_name: str,
+        registry: CollectorRegistry | None = None,
+        *,
+        max_model_len: int = 32768,
+    ) -> None:
+        self.registry = registry or CollectorRegistry()
+        self._labels = {"model_name": model_name, "engine": ENGINE}
+        self._info: Gauge | None = None
+
+        self._running = self._gauge("num_requests_running", "Requests that are computed now.")
+        self._waiting = self._gauge("num_requests_waiting", "Requests that wait.")
+        by_reason = self._many(
+            Gauge, "num_requests_waiting_by_reason", "Requests that wait.", "reason",
+            ("capacity", "deferred"),
+        )  # fmt: skip
+        self._waiting_for_capacity = by_reason["capacity"]
+        self._usage = self._gauge(
+            "kv_cache_usage_perc", "Share of the KV cache that running requests hold; 1 is all."
+        )
+
+        self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up.")
+        self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the cache.")
+        self._prompt = self._counter("prompt_tokens", "Prompt tokens taken in.")
+        self._by_source = self._many(
+            Counter, "prompt_tokens_by_source", "Prompt tokens by where their KVs came from.",
+            "source", PROMPT_SOURCES,
+        )  # fmt: skip
+        self._cached = self._counter("prompt_tokens_cached", "Prompt tokens that were cached.")
+        self._cached_by_source = self._many(
+            Counter, "prompt_tokens_cached_by_source", "Cached prompt tokens by tier.",
+            "source", CACHE_SOURCES,
+        )  # fmt: skip
+        self._generated = self._counter("generation_tokens", "Tokens generated.")
+        self._preemptions = self._counter("num_preemptions", "Requests put back into the queue.")
+        self._finished = self._many(
+            Counter, "request_success", "Requests that ended.", "finished_reason", FINISH_REASONS
+        )
+        self._rejections = self._many(
+            Counter, "admission_rejections", "Requests refused as too many waited.",
+            "reason", REJECTIONS,
+        )  # fmt: skip
+
+        lengths = one_two_five(max_model_len)
+        seconds = self._histogram
+        self._ttft = seconds("time_to_first_token_seconds", "Until the first token.", _TTFT)
+        self._itl = seconds("inter_token_latency_seconds", "From token to token.", _PER_TOKEN)
+        self._tpot = seconds(
+            "request_time_per_output_token_seconds", "A request's mean between tokens.", _PER_TOKEN
+        )
+        self._e2e = seconds("e2e_request_latency_seconds", "From arrival to end.", _REQUEST)
+        self._queue = seconds("request_queue_time_seconds", "Waiting.", _REQUEST)
+        self._inference = seconds("request_inference_time_seconds", "Running.", _REQUEST)
+        self._prefill = seconds(
+            "request_prefill_time_seconds", "From the start of running to the first token.",
+            _REQUEST,
+        )  # fmt: skip
+        self._decode = seconds(
+            "request_decode_time_seconds", "From the first token to the last.", _REQUEST
+        )
+        counts = self._histogram
+        self._request_prompt = counts("request_prompt_tokens", "Prompt tokens.", lengths)
+        self._request_generated = counts("request_generation_tokens", "Generated tokens.", lengths)
+        self._request_longest = counts(
+            "request_max_num_generation_tokens", "Tokens of a request's longest output.", lengths
+        )
+        self._request_computed = counts(
+            "request_prefill_kv_computed_tokens", "Prompt tokens that were not cached.", lengths
+        )
+        self._request_n = counts("request_params_n", "The parameter n.", _N)
+        self._request_max = counts(
+            "request_params_max_tokens", "The parameter max_tokens.", lengths
+        )
+        self._request_preemptions = counts(
+            "request_num_preemptions", "How often a request was put back.", _PREEMPTIONS
+        )
+        self._step_tokens = counts("iteration_tokens_total", "Tokens a step.", _STEP_TOKENS)
+
+    # ---- what the engine's front end tells ----------------------------------------------------
+
+    def step(self, stats: EngineStats) -> None:
+        """Gauges as they are, counts since the last call."""
+        self._running.set(stats.running)
+        self._waiting.set(stats.waiting)
+        self._waiting_for_capacity.set(stats.waiting)
+        self._usage.set(stats.kv_usage)
+        hits, computed = stats.prefix_hits, stats.computed_prompt_tokens
+        if stats.prefix_queries:
+            self._queries.inc(stats.prefix_queries)
+        if hits:
+            self._hits.inc(hits)
+            self._cached.inc(hits)
+            self._cached_by_source["device"].inc(hits)
+            self._by_source["local_cache_hit"].inc(hits)
+        if computed:
+            self._by_source["local_compute"].inc(computed)
+        if hits or computed:
+            self._prompt.inc(hits + computed)
+        if stats.generated_tokens:
+            self._generated.inc(stats.generated_tokens)
+        if stats.preemptions:
+            self._preemptions.inc(stats.preemptions)
+        for tokens in stats.step_tokens:
+            self._step_tokens.observe(tokens)
+
+    def first_token(self, seconds: float) -> None:
+        self._ttft.observe(seconds)
+
+    def inter_token(self, seconds: float, count: int = 1) -> None:
+        """`count` tokens came together, `seconds` after the one before them."""
+        for _ in range(count):
+            self._itl.observe(seconds / count)
+
+    def finished(
+        self,
+        reason: str,
+        *,
+        prompt_tokens: int,
+        generation_tokens: int,
+        cached_tokens: int,
+        e2e: float,
+        queue: float,
+        prefill: float,
+        decode: float,
+        n: int,
+        max_tokens: int | None,
+        preemptions: int,
+    ) -> None:
+        """A request ended; `generation_tokens` counts all its n outputs."""
+        self._finished.get(reason, self._finished["error"]).inc()
+        self._request_prompt.observe(prompt_tokens)
+        self._request_generated.observe(generation_tokens)
+        self._request_longest.observe(-(-generation_tokens // n))
+        self._request_computed.observe(prompt_tokens - cached_tokens)
+        self._e2e.observe(e2e)
+        self._queue.observe(queue)
+        self._inference.observe(prefill + decode)
+        self._prefill.observe(prefill)
+        self._decode.observe(decode)
+        if generation_tokens > n:
+            self._tpot.observe(decode / (-(-generation_tokens // n) - 1))
+        self._request_n.observe(n)
+        if max_tokens is not None:
+            self._request_max.observe(max_tokens)
+        self._request_preemptions.observe(preemptions)
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused; `reason` is the limit it met, if it met one."""
+        if reason in self._rejections:
+            self._rejections[reason].inc()
+
+    def cache_config(self, info: Mapping[str, str]) -> None:
+        """The cache's configuration, as the labels of a gauge that is 1."""
+        if self._info is not None:
+            self.registry.unregister(self._info)
+        labels = dict(info) | {"engine": ENGINE}
+        self._info = Gauge(
+            "vllm:cache_config_info",
+            "The KV cache's configuration.",
+            list(labels),
+            registry=self.registry,
+        )
+        self._info.labels(**labels).set(1)
+
+    def read(self) -> list[reader.Metric]:
+        """All values, for `LLM.get_metrics()`."""
+        return reader.read(self.registry)
+
+    # ---- making them --------------------------------------------------------------------------
+
+    def _make(self, kind: Any, name: str, help: str, more: Sequence[str] = (), **kw: Any) -> Any:
+        return kind(f"vllm:{name}", help, [*self._labels, *more], registry=self.registry, **kw)
+
+    def _gauge(self, name: str, help: str) -> Gauge:
+        made: Gauge = self._make(Gauge, name, help).labels(**self._labels)
+        return made
+
+    def _counter(self, name: str, help: str) -> Counter:
+        made: Counter = self._make(Counter, name, help).labels(**self._labels)
+        return made
+
+    def _histogram(self, name: str, help: str, buckets: Sequence[float]) -> Histogram:
+        made: Histogram = self._make(Histogram, name, help, buckets=buckets).labels(**self._labels)
+        return made
+
+    def _many(
+        self, kind: Any, name: str, help: str, label: str, values: Sequence[str]
+    ) -> dict[str, Any]:
+        """One child for each value of a further label; no others are ever made."""
+        family = self._make(kind, name, help, (label,))
+        return {value: family.labels(**self._labels, **{label: value}) for value in values}
+
+
+def one_two_five(highest: int) -> list[int]:
+    """Bucket bounds 1, 2, 5, 10, 20, 50, ... up to `highest`."""
+    bounds = [m * 10**e for e in range(len(str(highest))) for m in (1, 2, 5)]
+    return [b for b in bounds if b <= highest] or [1]
