@@ -50,7 +50,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 bench: setup
-	$(BIN)/python benchmarks/engine.py --json results/engine.json
+	$(BIN)/python -m benchmarks.engine --json results/engine.json
 
 gpu-test: setup
 	$(BIN)/python -m pytest tests/kernels

@@ -16,10 +16,10 @@ from .harness import BLOCK, Case, Driver, Sequence, load, make_case
 
 SMALL: dict[str, Any] = {
     "vocab_size": 96,
-    "hidden_size": 48,
+    "hidden_size": 64,
     "intermediate_size": 80,
     "num_hidden_layers": 3,
-    "num_attention_heads": 6,
+    "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
 }
@@ -38,22 +38,22 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 
-GPT2 = {"vocab_size": 96, "n_embd": 48, "n_layer": 3, "n_head": 4, "n_positions": 128}
+GPT2 = {"vocab_size": 96, "n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions": 128}
 OPT = {
     "vocab_size": 96,
     "hidden_size": 48,
     "ffn_dim": 80,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
+    "num_attention_heads": 3,
     "max_position_embeddings": 128,
     "word_embed_proj_dim": 48,
 }
 
 CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "llama": lambda: small(hf.LlamaConfig),
-    "llama-tied": lambda: small(hf.LlamaConfig, tie_word_embeddings=True, head_dim=16),
+    "llama-tied": lambda: small(hf.LlamaConfig, tie_word_embeddings=True, head_dim=32),
     "llama-mha-biases": lambda: small(
-        hf.LlamaConfig, num_key_value_heads=6, attention_bias=True, mlp_bias=True
+        hf.LlamaConfig, num_key_value_heads=4, attention_bias=True, mlp_bias=True
     ),
     "llama-llama3": lambda: small(hf.LlamaConfig, rope_parameters=LLAMA3),
     "llama-linear": lambda: small(
@@ -79,7 +79,7 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
             "original_max_position_embeddings": 64,
         },
     ),
-    "qwen3": lambda: small(hf.Qwen3Config, head_dim=16, tie_word_embeddings=True),
+    "qwen3": lambda: small(hf.Qwen3Config, head_dim=48, tie_word_embeddings=True),
     "qwen3-biases-window": lambda: small(
         hf.Qwen3Config,
         head_dim=8,
@@ -92,8 +92,7 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
     "phi3-window-partial": lambda: small(
         hf.Phi3Config,
         pad_token_id=0,
-        head_dim=16,
-        hidden_size=96,
+        head_dim=32,
         sliding_window=10,
         rope_parameters={
             "rope_type": "default",
@@ -108,8 +107,8 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
         rope_parameters={
             "rope_type": "longrope",
             "rope_theta": 1e4,
-            "short_factor": [1.0, 1.1, 1.2, 1.3],
-            "long_factor": [1.0, 1.7, 2.9, 5.0],
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factor": [1.0, 1.7, 2.9, 5.0, 7.0, 8.0, 9.0, 10.0],
             "original_max_position_embeddings": 8,
         },
     ),
@@ -120,8 +119,8 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
         rope_parameters={
             "rope_type": "longrope",
             "rope_theta": 1e4,
-            "short_factor": [1.0, 1.1, 1.2, 1.3],
-            "long_factor": [1.0, 1.7, 2.9, 5.0],
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factor": [1.0, 1.7, 2.9, 5.0, 7.0, 8.0, 9.0, 10.0],
             "original_max_position_embeddings": 256,
         },
     ),
@@ -131,7 +130,7 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
     ),
     "qwen3-moe": lambda: small(
         hf.Qwen3MoeConfig,
-        head_dim=8,
+        head_dim=32,
         num_experts=6,
         num_experts_per_tok=2,
         moe_intermediate_size=24,
@@ -139,7 +138,6 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
     ),
     "qwen3-moe-mixed": lambda: small(
         hf.Qwen3MoeConfig,
-        head_dim=8,
         num_hidden_layers=5,
         num_experts=6,
         num_experts_per_tok=4,
@@ -166,10 +164,22 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
 }
 
 
+@pytest.fixture(scope="session")
+def cases() -> dict[str, Case]:
+    """Checkpoints made so far: each serves all kernel sets."""
+    return {}
+
+
 @pytest.fixture(scope="module", params=CONFIGS)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
-    config = CONFIGS[request.param]()
-    return make_case(tmp_path_factory.mktemp(request.param), config)
+def case(
+    request: pytest.FixtureRequest,
+    cases: dict[str, Case],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Case:
+    name = request.param
+    if name not in cases:
+        cases[name] = make_case(tmp_path_factory.mktemp(name), CONFIGS[name]())
+    return cases[name]
 
 
 @pytest.fixture(scope="module")

@@ -218,7 +218,7 @@ def test_bad_index(tmp_path: Path, index: bytes) -> None:
     for path in (tmp_path / "secret.safetensors", folder / "sub/a.safetensors"):
         save_file({"a": torch.ones(1)}, path)
     (folder / INDEX).write_bytes(index)
-    with pytest.raises(ValueError, match="model.safetensors.index.json: "):
+    with pytest.raises(ValueError, match=r"model\.safetensors\.index\.json: "):
         weight_files(folder)
 
 
@@ -230,7 +230,7 @@ def test_pickled_weights_are_refused(case: Case, plain: Ops, tmp_path: Path, nam
 
 
 def test_no_weights(case: Case, plain: Ops, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="neither model.safetensors nor"):
+    with pytest.raises(FileNotFoundError, match=r"neither model\.safetensors nor"):
         load_model(tmp_path, case.hf, plain, torch.float32)
 
 

@@ -78,7 +78,7 @@ class EngineArgs:
         "auto", "Device", "Kernel set.", choices=("auto", "reference", "cpu", "triton")
     )
     cpu_threads: int | None = flag(
-        None, "Device", "Threads of the CPU kernels; default: the CPUs this process may use."
+        None, "Device", "Threads of the CPU kernels; default: OMP_NUM_THREADS, or the CPUs it may use."
     )
     gpu_memory_utilization: float = flag(
         0.92, "Cache", "Share of the GPU's memory to use (no effect on CPU)."

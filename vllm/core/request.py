@@ -46,7 +46,7 @@ class Call(msgspec.Struct, tag="call"):
 
 
 class TokenLogprobs(msgspec.Struct, array_like=True):
-    """One position: `ids[0]` is the sampled (or prompt) token, of rank `rank`; then the top ones."""
+    """One position: `ids[0]` is the sampled or prompt token, of rank `rank`; then the top ones."""
 
     ids: list[int]
     logprobs: list[float]

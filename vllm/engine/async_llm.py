@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import zmq
 import zmq.asyncio
@@ -67,7 +68,7 @@ class AsyncLLM:
         self._reader: asyncio.Task[None] | None = None
         self._loaded = asyncio.Event()
         self._process = process
-        self._sending: asyncio.Future[object] | None = None
+        self._sending: asyncio.Future[Any] | None = None
         self._context = zmq.asyncio.Context()
         self._inbox = self._context.socket(zmq.PULL)
         self._inbox.bind(process.from_core)

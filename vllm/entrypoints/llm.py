@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from prometheus_client import CollectorRegistry
 from tqdm import tqdm
 
 from vllm.config import EngineArgs
@@ -40,9 +39,7 @@ class LLM:
 
     def _start(self, args: EngineArgs) -> None:
         config = args.create_engine_config()
-        self._metrics = (
-            None if config.disable_log_stats else Metrics(CollectorRegistry(), config.model.name)
-        )
+        self._metrics = None if config.disable_log_stats else Metrics(config.model.name)
         self.llm_engine = LLMEngine(config, make_executor, self._metrics)
         self._ids = itertools.count()
 

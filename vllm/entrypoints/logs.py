@@ -1,4 +1,4 @@
-"""Logging as vLLM's users set it: VLLM_LOGGING_LEVEL, VLLM_CONFIGURE_LOGGING=0 to leave it alone."""
+"""Logging as vLLM's users set it: VLLM_LOGGING_LEVEL, and VLLM_CONFIGURE_LOGGING=0 for none."""
 
 from __future__ import annotations
 

@@ -36,9 +36,7 @@ class ServerArgs:
     ssl_keyfile: str | None = flag(None, "Frontend", "TLS key file.")
     ssl_certfile: str | None = flag(None, "Frontend", "TLS certificate file.")
     ssl_ca_certs: str | None = flag(None, "Frontend", "Certificates that clients' are checked by.")
-    ssl_cert_reqs: int = flag(
-        0, "Frontend", "Client certificates: 0 none, 1 optional, 2 required.", choices=(0, 1, 2)
-    )
+    ssl_cert_reqs: int = flag(0, "Frontend", "Client certificates: 0 none, 1 optional, 2 required.")
     allowed_origins: list[str] | None = flag(
         None, "Frontend", "Origins that browsers may call from; without any, none may.", many=True
     )
@@ -76,6 +74,8 @@ class ServerArgs:
             setattr(self, name, _listed(name, getattr(self, name)))
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be between 0 and 65535, not {self.port}")
+        if self.ssl_cert_reqs not in (0, 1, 2):
+            raise ValueError(f"ssl_cert_reqs must be 0, 1 or 2, not {self.ssl_cert_reqs}")
         if self.shutdown_timeout < 0:
             raise ValueError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
         if self.max_log_len is not None and self.max_log_len < 0:

@@ -110,15 +110,15 @@ class BlockPool:
         """AssertionError unless every invariant holds; `holders` are all tables there are."""
         expected = [0] * self.num_blocks
         for table in holders:
-            for block in table:
-                expected[block] += 1
+            for held in table:
+                expected[held] += 1
         assert expected == self._refs, "reference counts are the number of holders"
         free = set(self._free)
         assert len(free) == len(self._free), "a free block is free once"
-        for block, key in enumerate(self._keys):
-            if block in free:
-                assert self._refs[block] == 0 and key is None
-            elif self._refs[block] == 0:
+        for number, key in enumerate(self._keys):
+            if number in free:
+                assert self._refs[number] == 0 and key is None
+            elif self._refs[number] == 0:
                 assert key is not None and key in self._policy
             elif key is not None:
                 assert key not in self._policy, "a held block is not evictable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -60,6 +61,9 @@ def dispatch(program: str, commands: dict[str, str], words: Sequence[str], prefi
         code: int = module.main(list(words[1:]))
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return code
 
 

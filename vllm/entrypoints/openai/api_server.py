@@ -9,7 +9,7 @@ import sys
 
 import uvloop
 
-from vllm.config import AsyncEngineArgs
+from vllm.config import EngineArgs
 from vllm.core.errors import EngineDeadError
 from vllm.engine.async_llm import AsyncLLM
 from vllm.entrypoints.openai.app import build_app, routes
@@ -22,7 +22,7 @@ from vllm.version import __version__
 logger = logging.getLogger(__name__)
 
 
-def run(engine_args: AsyncEngineArgs, args: ServerArgs) -> int:
+def run(engine_args: EngineArgs, args: ServerArgs) -> int:
     """Load the model and serve it until a signal; the process's exit code.
 
     Raises ValueError for arguments that cannot work and OSError for an address that cannot be had.
@@ -30,7 +30,7 @@ def run(engine_args: AsyncEngineArgs, args: ServerArgs) -> int:
     return uvloop.run(_run(engine_args, args))
 
 
-async def _run(engine_args: AsyncEngineArgs, args: ServerArgs) -> int:
+async def _run(engine_args: EngineArgs, args: ServerArgs) -> int:
     from vllm.entrypoints.engine_process import start_engine
 
     signals = Signals()
@@ -38,7 +38,7 @@ async def _run(engine_args: AsyncEngineArgs, args: ServerArgs) -> int:
     try:
         with signals.handled():
             metrics, log = _recorder(engine_args, args)
-            engine = start_engine(engine_args, metrics)
+            engine: AsyncLLM = start_engine(engine_args, metrics)
             ticking = asyncio.create_task(_tick(log))
             try:
                 if not await _loaded(engine, signals):
@@ -57,9 +57,7 @@ async def _run(engine_args: AsyncEngineArgs, args: ServerArgs) -> int:
             os.unlink(args.uds)
 
 
-def _recorder(
-    engine_args: AsyncEngineArgs, args: ServerArgs
-) -> tuple[ServerRecorder | None, StatsLog]:
+def _recorder(engine_args: EngineArgs, args: ServerArgs) -> tuple[ServerRecorder | None, StatsLog]:
     log = StatsLog()
     if engine_args.disable_log_stats:
         return None, log

@@ -20,6 +20,7 @@ from vllm.entrypoints.openai.protocol import MAX_PROMPTS, GenerationBody, TokenI
 from vllm.entrypoints.openai.sse import EventStream, event
 from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, server_of
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
+from vllm.logprobs import PositionLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 
 DEFAULT_MAX_TOKENS = 16
@@ -66,14 +67,14 @@ class Choice(msgspec.Struct):
     prompt_logprobs: list[Any] | UnsetType = UNSET
 
 
-class Completion(msgspec.Struct):
+class Completion(msgspec.Struct, kw_only=True):
     """A whole answer, or a chunk of a stream: they have the same shape."""
 
     id: str
+    object: str = "text_completion"
     created: int
     model: str
     choices: list[Choice]
-    object: str = "text_completion"
     usage: Usage | UnsetType = UNSET
 
 
@@ -139,30 +140,26 @@ class _ChoiceWriter:
         self.generated = 0
 
     def write(self, result: RequestOutput, output: CompletionOutput) -> Choice:
-        body, job = self._body, self._job
-        text, ids, positions = output.text, output.token_ids, output.logprobs
+        body, job, first = self._body, self._job, not self._begun
+        self._begun = True
+        made, text = output.token_ids, output.text
+        told: list[PositionLogprobs | None] = [*(output.logprobs or [])]
         if body.prompt_only:
-            text, ids, positions = "", [], [] if body.logprobs is not None else None
-        self.generated += len(ids)
+            made, text, told = [], "", []
+        self.generated += len(made)
+        ids = made
+        if body.echo and first:
+            ids, text = job.prompt_token_ids + made, self._prompt_text() + text
+            told = [*(result.prompt_logprobs or []), *told]
         choice = Choice(self._index, text, None, output.finish_reason, output.stop_reason)
-        told_ids, told = ids, list(positions) if positions is not None else None
-        if not self._begun:
-            if body.echo:
-                choice.text = self._prompt_text() + text
-                told_ids = job.prompt_token_ids + ids
-                if body.logprobs is not None:
-                    told = list(result.prompt_logprobs or [None] * len(job.prompt_token_ids)) + (
-                        told or []
-                    )
-            if body.return_token_ids:
-                choice.prompt_token_ids = job.prompt_token_ids
-        if body.logprobs is not None and (told_ids or not body.stream):
-            choice.logprobs = self._logprobs.completion(told_ids, told)
+        if body.logprobs is not None and (ids or not body.stream):
+            choice.logprobs = self._logprobs.completion(ids, told)
         if body.return_token_ids:
-            choice.token_ids = told_ids if body.echo else ids
+            choice.token_ids = made
+            if first:
+                choice.prompt_token_ids = job.prompt_token_ids
         if body.prompt_logprobs is not None and not body.stream:
             choice.prompt_logprobs = prompt_positions(result.prompt_logprobs) or []
-        self._begun = True
         return choice
 
     def _prompt_text(self) -> str:

@@ -125,12 +125,11 @@ def _explain(error: RequestValidationError) -> tuple[str, str | None]:
         messages = said.setdefault(param, [])
         if message not in messages:
             messages.append(message)
-    param, messages = next(iter(said.items()))
-    if len(said) > 1 and len({p.split(".")[0] for p in said}) == 1:
-        # Branches of one union that failed at different depths.
-        param = param.split(".")[0]
-        messages = list(dict.fromkeys(m for group in said.values() for m in group))
-    text = "; or ".join(messages[:4])
+    first = next(iter(said))
+    # Members of one union may fail at different depths; the shortest path is the union's own.
+    param = min((p for p in said if first == p or first.startswith(p + ".")), key=len)
+    within = [m for p in said if p == param or p.startswith(param + ".") for m in said[p]]
+    text = "; or ".join(list(dict.fromkeys(within))[:4])
     return (f"{param}: {text}", param) if param else (text, None)
 
 

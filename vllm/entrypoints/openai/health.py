@@ -23,7 +23,8 @@ async def health(request: Request) -> Response:
     return Response(status_code=200)
 
 
-@router.api_route("/ping", methods=["GET", "POST"])
+@router.get("/ping", operation_id="ping")
+@router.post("/ping", operation_id="ping_by_post")
 async def ping(request: Request) -> Response:
     """As /health, under the name that some platforms ask for."""
     return await health(request)

@@ -43,10 +43,10 @@ class LogprobWriter:
         self._offset = offset
 
     def completion(
-        self, ids: list[int], positions: list[PositionLogprobs | None] | None
+        self, ids: list[int], positions: list[PositionLogprobs | None]
     ) -> CompletionLogprobs:
         written = CompletionLogprobs()
-        for token_id, position in zip(ids, positions or [None] * len(ids), strict=True):
+        for token_id, position in zip(ids, positions, strict=True):
             chosen = position.get(token_id) if position else None
             token = self._text(token_id, chosen)
             written.tokens.append(token)

@@ -102,12 +102,13 @@ def render(
 ) -> str:
     """The prompt's text. Raises VLLMValidationError."""
     check_kwargs(kwargs)
+    more: dict[str, Any] = dict(kwargs or {})
     return server.tokenizer().render_chat(
         [message.plain(f"messages.{i}") for i, message in enumerate(messages)],
         add_generation_prompt=add_generation_prompt,
         continue_final_message=continue_final_message,
         tools=tools,
-        **(kwargs or {}),
+        **more,
     )
 
 

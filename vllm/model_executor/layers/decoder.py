@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class Shape:
         window: int = 0,
         first_windowed: int = 0,
         **switches: Any,
-    ) -> Self:
+    ) -> Shape:
         """The fields that all families spell alike. eps, theta: the family's defaults.
 
         window: KVs seen by the layers from `first_windowed` on, unless `layer_types` says which.

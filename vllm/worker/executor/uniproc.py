@@ -18,6 +18,12 @@ from vllm.worker.runner import ModelRunner
 logger = logging.getLogger(__name__)
 
 
+def _default_threads() -> int:
+    """OMP_NUM_THREADS when it is set, else the CPUs that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else len(os.sched_getaffinity(0))
+
+
 class UniprocExecutor:
     """Loads the model and the arena, and runs plans. ValueError for what cannot be loaded."""
 
@@ -27,7 +33,7 @@ class UniprocExecutor:
         device = config.device.device
         if device != "cpu":
             raise ValueError(f"device {device!r} is not supported yet; use --device cpu")
-        torch.set_num_threads(config.device.threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(config.device.threads or _default_threads())
         ops = kernels.load(device, config.device.kernels)
         self.kernels = dict(ops.origin)
         model = load_model(

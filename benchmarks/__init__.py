@@ -1,0 +1,1 @@
+"""Benchmarks: each compares in one run, alternating, and prints ratios with their spread."""

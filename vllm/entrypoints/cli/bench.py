@@ -1,0 +1,22 @@
+"""`vllm bench throughput|latency|serve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm.entrypoints.cli.main import dispatch
+
+COMMANDS = {
+    "throughput": "tokens a second of the engine in this process, all requests at once",
+    "latency": "seconds of one batch of the engine in this process",
+    "serve": "latencies and throughput of a server, request by request",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: vllm bench COMMAND ...\n\ncommands:")
+        for name, what in COMMANDS.items():
+            print(f"  {name:<10}  {what}")
+        return 0 if words else 2
+    return dispatch("vllm bench", COMMANDS, words, prefix="bench_")
