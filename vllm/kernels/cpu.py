@@ -1,4 +1,4 @@
-"""The C++ kernels of `csrc/`, for AVX2, AVX-512 and AVX-512-BF16 machines, and any other more slowly.
+"""The C++ kernels of `csrc/`: fast with AVX2, AVX-512 or AVX-512-BF16, right on any machine.
 
 What they do not cover (float16, odd head sizes, tensors elsewhere) goes to `reference`, here and
 nowhere else.

@@ -36,8 +36,9 @@ def rotary(positions: Tensor, q: Tensor, k: Tensor, cos_sin: Tensor) -> None:
     cos, sin = row[..., :half], row[..., half:]
     for x in (q, k):
         a, b = x[..., :half].float(), x[..., half : 2 * half].float()
-        x[..., :half] = (a * cos - b * sin).to(x.dtype)
-        x[..., half : 2 * half] = (b * cos + a * sin).to(x.dtype)
+        # Both before either is written: in float32 `a` and `b` are x's own memory.
+        turned = a * cos - b * sin, b * cos + a * sin
+        x[..., :half], x[..., half : 2 * half] = turned[0].to(x.dtype), turned[1].to(x.dtype)
 
 
 def silu_and_mul(x: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ def write_kv(kv: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
 
 
 def attention(q: Tensor, kv: Tensor, batch: DenseBatch, scale: float, window: int) -> Tensor:
-    """Causal attention of a step's tokens over their sequences' blocks; the KVs are written already.
+    """Causal attention of a step's tokens over their sequences' blocks, with the KVs written.
 
     q [T, Q, D], rows may be strided; kv [N, H, 2, B, D], a layer's view; Q is a multiple of H and
     query head h reads KV head h // (Q/H). window > 0: a token sees only the last `window` KVs,

@@ -21,9 +21,9 @@ class LossyLineageError(RuntimeError):
 
 def root(fingerprint: bytes, salt: str | None = None) -> Key:
     """Where a sequence's chain starts. The salt keeps tenants apart; none is not the empty salt."""
-    digest = hashlib.sha256(b"vllm-kv-root" + fingerprint)
+    digest = hashlib.sha256(b"vllm-kv-root" + len(fingerprint).to_bytes(8, "little") + fingerprint)
     if salt is not None:
-        encoded = salt.encode()
+        encoded = salt.encode("utf-8", "surrogatepass")  # JSON can hold what UTF-8 cannot
         digest.update(b"salt" + len(encoded).to_bytes(8, "little") + encoded)
     return Key(digest.digest())
 

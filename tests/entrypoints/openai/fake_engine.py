@@ -1,0 +1,141 @@
+"""An engine that says the prompt's tokens again: every answer can be told beforehand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.config import EngineArgs, VllmConfig
+from vllm.core.errors import EngineDeadError, VLLMValidationError
+from vllm.engine.tokenizer import Tokenizer
+from vllm.logprobs import Logprob, PositionLogprobs
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+CACHED = 3  # cached tokens that it claims, when the prompt has that many
+
+
+@dataclass
+class Asked:
+    request_id: str
+    ids: list[int]
+    params: SamplingParams
+    priority: int
+    cache_salt: str | None
+
+
+class FakeEngine:
+    """Implements `EngineClient`. Output k of n begins at the prompt's token k, and goes around."""
+
+    def __init__(self, **engine_args: Any) -> None:
+        self.config: VllmConfig = EngineArgs(**engine_args).create_engine_config(serving=True)
+        self.tokenizer: Tokenizer | None = (
+            None
+            if self.config.model.skip_tokenizer_init
+            else Tokenizer(self.config.model.tokenizer_folder, self.config.model.chat_template)
+        )
+        self.max_model_len = self.config.model.max_model_len
+        self.asked: list[Asked] = []
+        self.aborted: list[str] = []
+        self.delay = 0.0  # seconds a token
+        self.ends_after: int | None = None  # tokens, then the end of the sequence
+        self.fails: Exception | None = None  # at once
+        self.fails_after: int | None = None  # tokens, then `fails`
+        self.errored = False
+
+    async def check_health(self) -> None:
+        if self.errored:
+            raise EngineDeadError
+
+    async def is_ready(self) -> None:
+        await self.check_health()
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def reset_prefix_cache(self) -> bool:
+        return True
+
+    def shutdown(self) -> None:
+        self.errored = True
+
+    def die(self) -> None:
+        self.errored = True
+
+    async def generate(
+        self,
+        prompt: Any,
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        priority: int = 0,
+        cache_salt: str | None = None,
+    ) -> AsyncIterator[RequestOutput]:
+        ids, params = prompt["prompt_token_ids"], sampling_params
+        params.verify_for(self.config.model.vocab_size, self.config.model.max_logprobs)
+        if bad := [i for i in ids if i >= self.config.model.vocab_size]:
+            raise VLLMValidationError(f"{bad[0]} is out of vocabulary", parameter="prompt")
+        self.asked.append(Asked(request_id, ids, params, priority, cache_salt))
+        finished = False
+        try:
+            for step in range(1, (params.max_tokens or 1) + 1):
+                await asyncio.sleep(self.delay)
+                if self.errored:
+                    raise EngineDeadError
+                if self.fails is not None and step > (self.fails_after or 0):
+                    raise self.fails
+                finished = step == params.max_tokens or step == self.ends_after
+                if finished or params.output_kind is RequestOutputKind.DELTA:
+                    yield self._output(request_id, ids, params, step, finished)
+                if finished:
+                    return
+        finally:
+            if not finished:
+                self.aborted.append(request_id)
+
+    def _output(
+        self, request_id: str, ids: list[int], params: SamplingParams, step: int, finished: bool
+    ) -> RequestOutput:
+        first = step - 1 if params.output_kind is RequestOutputKind.DELTA else 0
+        outputs = []
+        for index in range(params.n):
+            made = [ids[(index + i) % len(ids)] for i in range(first, step)]
+            reason = None
+            if finished:
+                reason = "stop" if step == self.ends_after else "length"
+            outputs.append(
+                CompletionOutput(
+                    index=index,
+                    text="".join(map(self._text, made)),
+                    token_ids=made,
+                    logprobs=None
+                    if params.logprobs is None
+                    else [self._position(t, params.logprobs) for t in made],
+                    finish_reason=reason,
+                )
+            )
+        prompt_logprobs: Any = None
+        if params.prompt_logprobs is not None:
+            prompt_logprobs = [None, *(self._position(t, params.prompt_logprobs) for t in ids[1:])]
+        return RequestOutput(
+            request_id=request_id,
+            prompt=None,
+            prompt_token_ids=ids,
+            prompt_logprobs=prompt_logprobs,
+            outputs=outputs,
+            finished=finished,
+            num_cached_tokens=CACHED if len(ids) > CACHED else 0,
+        )
+
+    def _text(self, token: int) -> str:
+        return "" if self.tokenizer is None else self.tokenizer.text_of(token)
+
+    def _position(self, token: int, top: int) -> PositionLogprobs:
+        """The token itself is likeliest; the ids behind it follow."""
+        found = {token: Logprob(-0.5, 1, self._text(token))}
+        for rank in range(2, top + 1):
+            other = (token + rank) % self.config.model.vocab_size
+            found[other] = Logprob(-float(rank), rank, self._text(other))
+        return found

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import events
+from .fake_engine import FakeEngine
+
+ASK = [{"role": "user", "content": "What is the code of amber-fox?"}]
+
+
+async def chat(client: httpx.AsyncClient, **body: Any) -> Any:
+    response = await client.post("/v1/chat/completions", json={"messages": ASK} | body)
+    assert response.status_code == 200, response.text
+    return events(response.text) if body.get("stream") else response.json()
+
+
+def prompt_of(engine: FakeEngine) -> str:
+    assert engine.tokenizer is not None
+    return engine.tokenizer.decode(engine.asked[-1].ids, skip_special_tokens=False)
+
+
+async def test_an_answer_has_openais_shape(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    engine.ends_after = 3
+    answer = await chat(client, max_tokens=10)
+    assert answer["id"].startswith("chatcmpl-")
+    assert answer["object"] == "chat.completion"
+    [choice] = answer["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"].endswith("<|user|>What")
+    assert choice["finish_reason"] == "stop"
+    assert set(choice) == {"index", "message", "logprobs", "finish_reason", "stop_reason"}
+    assert answer["usage"]["completion_tokens"] == 3
+    assert answer["usage"]["prompt_tokens"] == len(engine.asked[0].ids)
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+
+
+async def test_the_template_makes_the_prompt(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    await chat(client)
+    prompt = prompt_of(engine)
+    assert prompt.startswith("<|bos|><|user|>What is")
+    assert prompt.endswith("<|end|><|assistant|>")
+    assert prompt.count("<|bos|>") == 1, "the template writes it, so encoding must not"
+    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "the code?"}]
+    await chat(client, messages=[{"role": "user", "content": parts}])
+    assert "What is\nthe code?" in prompt_of(engine)
+
+
+async def test_how_many_tokens_an_answer_may_have(connect: Any) -> None:
+    engine = FakeEngine(generation_config="vllm")
+    client = connect(engine)
+    engine.ends_after = 1
+    await chat(client)
+    assert engine.asked[-1].params.max_tokens == engine.max_model_len - len(engine.asked[-1].ids)
+    await chat(client, max_tokens=5, max_completion_tokens=7)
+    assert engine.asked[-1].params.max_tokens == 7
+    await chat(client, max_tokens=5)
+    assert engine.asked[-1].params.max_tokens == 5
+    demo = FakeEngine()  # whose generation config says 32
+    await chat(connect(demo))
+    assert demo.asked[-1].params.max_tokens == 32
+
+
+async def test_a_stream_begins_with_the_role(client: httpx.AsyncClient) -> None:
+    chunks = await chat(client, stream=True, max_tokens=2, n=2)
+    deltas: dict[int, list[Any]] = {0: [], 1: []}
+    for chunk in chunks:
+        [choice] = chunk["choices"]
+        deltas[choice["index"]].append(choice["delta"])
+        assert "usage" not in chunk
+    for told in deltas.values():
+        assert told[0] == {"role": "assistant", "content": ""}
+        assert [set(d) for d in told[1:]] == [{"content"}, {"content"}]
+    last = chunks[-1]["choices"][0]
+    assert last["finish_reason"] == "length"
+    assert last["stop_reason"] is None
+    assert "stop_reason" not in chunks[0]["choices"][0]
+
+
+async def test_a_stream_says_what_the_whole_answer_says(client: httpx.AsyncClient) -> None:
+    whole = await chat(client, max_tokens=6)
+    chunks = await chat(client, max_tokens=6, stream=True)
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks)
+    assert text == whole["choices"][0]["message"]["content"]
+
+
+async def test_usage_in_streams(client: httpx.AsyncClient) -> None:
+    options = {"include_usage": True}
+    chunks = await chat(client, stream=True, max_tokens=2, stream_options=options)
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == 2
+    assert chunks[-1]["usage"]["prompt_tokens_details"]["cached_tokens"] == 3
+    options["continuous_usage_stats"] = True
+    chunks = await chat(client, stream=True, max_tokens=2, stream_options=options)
+    assert [c["usage"]["completion_tokens"] for c in chunks] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_have_the_likeliest_by_rank(client: httpx.AsyncClient, stream: bool) -> None:
+    answer = await chat(client, max_tokens=2, logprobs=True, top_logprobs=3, stream=stream)
+    chunks = answer if stream else [answer]
+    content = [
+        token
+        for chunk in chunks
+        for token in (chunk["choices"][0]["logprobs"] or {"content": []})["content"]
+    ]
+    assert len(content) == 2
+    for token in content:
+        assert token["logprob"] == -0.5
+        assert bytes(token["bytes"]).decode() == token["token"]
+        assert [t["logprob"] for t in token["top_logprobs"]] == [-0.5, -2.0, -3.0]
+
+
+async def test_logprobs_without_top(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    answer = await chat(client, max_tokens=1, logprobs=True)
+    assert answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
+    assert engine.asked[0].params.logprobs == 0
+
+
+async def test_continuing_the_last_message(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    messages = [*ASK, {"role": "assistant", "content": "The code is"}]
+    body = {"messages": messages, "add_generation_prompt": False, "continue_final_message": True}
+    answer = await chat(client, **body, echo=True, max_tokens=1)
+    assert prompt_of(engine).endswith("<|assistant|>The code is")
+    assert answer["choices"][0]["message"]["content"].startswith("The code is")
+    chunks = await chat(client, **body, echo=True, max_tokens=1, stream=True)
+    assert chunks[1]["choices"][0]["delta"] == {"content": "The code is"}
+
+
+async def test_all_roles_are_taken(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"a": 1}'}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "found", "tool_call_id": "1"},
+    ]
+    await chat(client, messages=messages, tools=[{"type": "function"}], tool_choice="none")
+    assert "found" in prompt_of(engine)
+
+
+async def test_template_kwargs_reach_the_template(connect: Any) -> None:
+    engine = FakeEngine(chat_template="{{ messages[0]['content'] }}{% if brief %} brief{% endif %}")
+    await chat(connect(engine), chat_template_kwargs={"brief": True})
+    assert prompt_of(engine).endswith("brief")
+
+
+async def test_token_ids_and_prompt_logprobs(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    answer = await chat(client, max_tokens=1, return_token_ids=True, prompt_logprobs=0)
+    assert answer["prompt_token_ids"] == engine.asked[0].ids
+    assert answer["choices"][0]["token_ids"] == engine.asked[0].ids[:1]
+    assert answer["prompt_logprobs"][0] is None
+    chunks = await chat(client, max_tokens=1, return_token_ids=True, stream=True)
+    assert chunks[0]["prompt_token_ids"] == engine.asked[0].ids
+    assert "prompt_token_ids" not in chunks[1]
+    assert chunks[1]["choices"][0]["token_ids"] == engine.asked[0].ids[:1]
+
+
+async def test_the_response_role_can_be_set(connect: Any) -> None:
+    answer = await chat(connect(response_role="oracle"), max_tokens=1)
+    assert answer["choices"][0]["message"]["role"] == "oracle"
