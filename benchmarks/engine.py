@@ -244,7 +244,9 @@ def main() -> None:
             args.rounds,
         )
         limit, other = decode.ratio("ours", "weights"), decode.ratio("ours", "transformers")
-        keep(f"decode_{concurrency}", decode.seconds, of_bandwidth=limit, against_transformers=other)
+        keep(
+            f"decode_{concurrency}", decode.seconds, of_bandwidth=limit, against_transformers=other
+        )
         rows.append(
             (
                 f"decode step x{concurrency}",

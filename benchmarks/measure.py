@@ -30,9 +30,7 @@ class Rounds:
 
         Above 1: `who` is faster.
         """
-        pairs = [
-            b / a for a, b in zip(self.seconds[who], self.seconds[to], strict=True) if a > 0
-        ]
+        pairs = [b / a for a, b in zip(self.seconds[who], self.seconds[to], strict=True) if a > 0]
         return statistics.median(pairs), min(pairs), max(pairs)
 
 

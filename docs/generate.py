@@ -1,7 +1,7 @@
 """Writes docs/flags.md, docs/metrics.md and docs/rooms.svg from the code.
 
-    python -m docs.generate            writes them
-    python -m docs.generate --check    exits 1 when one of them is not what the code says
+python -m docs.generate            writes them
+python -m docs.generate --check    exits 1 when one of them is not what the code says
 """
 
 from __future__ import annotations

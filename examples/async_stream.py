@@ -1,6 +1,6 @@
 """Many streams at once from the asynchronous engine, whose core runs in a process of its own.
 
-    python examples/async_stream.py [MODEL]
+python examples/async_stream.py [MODEL]
 """
 
 import asyncio

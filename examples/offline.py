@@ -1,6 +1,6 @@
 """Offline: complete prompts and hold a chat, in this process.
 
-    python examples/offline.py [MODEL]
+python examples/offline.py [MODEL]
 """
 
 import sys

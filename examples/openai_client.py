@@ -1,7 +1,7 @@
 """A conversation with a running server through the `openai` client, streamed.
 
-    make serve                            # in another terminal
-    python examples/openai_client.py [URL]
+make serve                            # in another terminal
+python examples/openai_client.py [URL]
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Keys: equal exactly where contents and tenants are, and refused to those who may not have them."""
+"""Keys: equal exactly where contents and tenants are, and refused where they would be wrong."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ BLOCKS = 5
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Holders are lists of blocks; the model counts, and remembers in which order keys were left."""
+    """Holders are lists of blocks; the model counts, and knows in which order keys were left."""
 
     def __init__(self):
         super().__init__()

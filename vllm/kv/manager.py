@@ -54,7 +54,7 @@ class KVManager:
     def lookup(self, tokens: Sequence[int], salt: str | None, limit: int) -> int:
         """How many leading tokens, at most `limit`, are cached, in whole blocks. Pins nothing."""
         lineage = Lineage(root(self._fingerprint, salt), self.spec.block_size)
-        return len(self._hits(lineage, tokens, limit)) * self.spec.block_size
+        return len(self._hits(lineage, tokens, min(limit, len(tokens)))) * self.spec.block_size
 
     def admit(
         self,
@@ -75,21 +75,19 @@ class KVManager:
         assert tokens, "an empty sequence cannot be admitted"
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
         table = self._tables.get(seq)
-        fresh = table is None
+        hits: list[BlockId] = []
         if table is None:
             table = BlockTable(Lineage(root(self._fingerprint, salt), self.spec.block_size))
             hits = self._hits(table.lineage, tokens, limit) if self.caching else []
-            self._pool.share(hits)
-            table.blocks = list(hits)
-            table.published = len(hits)
-        cached = len(table.blocks)
+        cached = len(table.blocks) + len(hits)
         missing = self.blocks_for(len(tokens)) - cached
-        new = self._pool.allocate(missing) if missing + headroom <= self._pool.available else None
-        if new is None:
-            if fresh:
-                self._pool.release(reversed(table.blocks))
+        if missing + headroom > self._pool.available - self._pool.unheld(hits):
             return None
-        table.blocks += new
+        self._pool.share(hits)
+        new = self._pool.allocate(missing)
+        assert new is not None
+        table.blocks += hits + new
+        table.published += len(hits)
         self._tables[seq] = table
         return cached * self.spec.block_size
 
@@ -131,8 +129,7 @@ class KVManager:
             return
         table.lineage.extend(tokens, full)
         for i in range(table.published, full):
-            if not self._pool.is_published(table.blocks[i]):
-                self._pool.publish(table.blocks[i], table.lineage.key(i))
+            self._pool.offer(table.blocks[i], table.lineage.key(i))
         table.published = full
 
     def release(self, seq: int) -> None:

@@ -62,6 +62,10 @@ class BlockPool:
             self._keys[block] = None
             self._free.append(block)
 
+    def unheld(self, blocks: Iterable[BlockId]) -> int:
+        """How many of them nobody holds: sharing these takes them from what is available."""
+        return sum(self._refs[block] == 0 for block in blocks)
+
     def share(self, blocks: Iterable[BlockId]) -> None:
         """One more reference to each; cached blocks leave the policy."""
         for block in blocks:
@@ -95,6 +99,11 @@ class BlockPool:
         self._keys[block] = key
         self._index.add(key, block)
         return True
+
+    def offer(self, block: BlockId, key: Key) -> None:
+        """Publish a held block unless it is published; where another holds its content, use that."""
+        if self._keys[block] is None and not self.publish(block, key) and key in self._policy:
+            self._policy.touch(key)
 
     def is_published(self, block: BlockId) -> bool:
         return self._keys[block] is not None

@@ -18,17 +18,20 @@ from vllm.core.request import TokenLogprobs
 from vllm.worker.rows import Rows
 
 NEGATIVE = float("-inf")
+CHUNK_ROWS = 32  # rows drawn at once, so that their float64 sums stay small
+CANDIDATES = 512  # top-p looks at so many of the likeliest before it sorts a whole vocabulary
 
 
 @dataclass(slots=True)
 class _Rule:
-    """What one row's sampling needs beyond the vectorised parameters; None: nothing."""
+    """What one row's sampling needs beyond the vectorised parameters."""
 
     allowed: Tensor | None  # int64 ids
     bias_ids: Tensor | None
     bias: Tensor | None
-    bad_words: list[list[int]]
-    ends: Tensor | None  # int64 ids that are barred until min_tokens
+    barred: list[int]  # bad words of one token
+    bad_words: list[list[int]]  # the longer ones
+    ends: list[int]  # ids that are barred until min_tokens
     min_tokens: int
 
 
@@ -39,17 +42,16 @@ class Sampler:
         self._vocab = vocab_size
         self.temperature = np.zeros(capacity, dtype=np.float32)
         self.top_k = np.zeros(capacity, dtype=np.int64)
-        self.top_p = np.ones(capacity, dtype=np.float32)
-        self.min_p = np.zeros(capacity, dtype=np.float32)
+        self.top_p = np.ones(capacity, dtype=np.float64)
+        self.min_p = np.zeros(capacity, dtype=np.float64)
         self.presence = np.zeros(capacity, dtype=np.float32)
         self.frequency = np.zeros(capacity, dtype=np.float32)
         self.repetition = np.ones(capacity, dtype=np.float32)
         self.seed = np.zeros(capacity, dtype=np.uint64)
-        self.logprobs = np.full(
-            capacity, -2, dtype=np.int64
-        )  # -2: none asked, -1: whole vocabulary
+        # How many are asked for; -2: none, -1: the whole vocabulary.
+        self.logprobs = np.full(capacity, -2, dtype=np.int64)
         self.prompt_logprobs = np.full(capacity, -2, dtype=np.int64)
-        self._rules: list[_Rule | None] = [None] * capacity
+        self._rules: dict[int, _Rule] = {}  # of the rows that need one
 
     def set_row(self, row: int, new: NewSequence) -> None:
         p = new.params
@@ -61,21 +63,26 @@ class Sampler:
         self.seed[row] = new.sampling_seed & (2**64 - 1)
         self.logprobs[row] = -2 if p.logprobs is None else p.logprobs
         self.prompt_logprobs[row] = -2 if p.prompt_logprobs is None else p.prompt_logprobs
-        self._rules[row] = self._rule(new)
+        rule = self._rule(new)
+        if rule is None:
+            self._rules.pop(row, None)
+        else:
+            self._rules[row] = rule
 
     def _rule(self, new: NewSequence) -> _Rule | None:
         p = new.params
-        barred = [] if p.ignore_eos else list(new.eos_token_ids)
-        barred += p.stop_token_ids or []
-        ends = torch.tensor(barred) if p.min_tokens and barred else None
-        if not (p.allowed_token_ids or p.logit_bias or new.bad_words_token_ids or ends is not None):
+        ends = []
+        if p.min_tokens:
+            ends = ([] if p.ignore_eos else new.eos_token_ids) + (p.stop_token_ids or [])
+        if not (p.allowed_token_ids or p.logit_bias or new.bad_words_token_ids or ends):
             return None
         bias = p.logit_bias or {}
         return _Rule(
             allowed=torch.tensor(p.allowed_token_ids) if p.allowed_token_ids else None,
             bias_ids=torch.tensor(list(bias)) if bias else None,
             bias=torch.tensor(list(bias.values())) if bias else None,
-            bad_words=new.bad_words_token_ids,
+            barred=[word[0] for word in new.bad_words_token_ids if len(word) == 1],
+            bad_words=[word for word in new.bad_words_token_ids if len(word) > 1],
             ends=ends,
             min_tokens=p.min_tokens,
         )
@@ -89,25 +96,26 @@ class Sampler:
         distribution before temperature, penalties and masks.
         """
         asked = self.logprobs[rows]
-        raw = torch.log_softmax(logits, -1) if (asked > -2).any() else None
+        wanted = np.flatnonzero(asked > -2)
+        raw = torch.log_softmax(logits[torch.from_numpy(wanted)], -1) if len(wanted) else None
         self._apply_rules(logits, rows, state)
         self._penalise(logits, rows, state)
         tokens = logits.argmax(-1)
         temperature = self.temperature[rows]
         drawn = np.flatnonzero(temperature > 0)
-        if len(drawn):
-            mine = rows[drawn]
-            at = torch.from_numpy(drawn)
-            scaled = logits[at] / torch.from_numpy(temperature[drawn]).unsqueeze(1)
+        for lo in range(0, len(drawn), CHUNK_ROWS):
+            part = drawn[lo : lo + CHUNK_ROWS]
+            mine, at = rows[part], torch.from_numpy(part)
+            scaled = logits[at] / torch.from_numpy(temperature[part]).unsqueeze(1)
             uniform = uniforms(self.seed[mine], state.length[mine])
             tokens[at] = draw(scaled, self.top_k[mine], self.top_p[mine], self.min_p[mine], uniform)
         chosen = tokens.numpy()
         if raw is None:
             return chosen, None
-        return chosen, [
-            token_logprobs(raw[i], int(chosen[i]), int(k)) if k > -2 else None
-            for i, k in enumerate(asked)
-        ]
+        told: list[TokenLogprobs | None] = [None] * len(rows)
+        for i, line in zip(wanted, raw, strict=True):
+            told[i] = token_logprobs(line, int(chosen[i]), int(asked[i]))
+        return chosen, told
 
     def _penalise(self, logits: Tensor, rows: np.ndarray, state: Rows) -> None:
         """Presence and frequency count the output; repetition counts prompt and output (CTRL's)."""
@@ -127,25 +135,43 @@ class Sampler:
                 logits[i, ids] -= float(frequency[i]) * counts + float(presence[i])
 
     def _apply_rules(self, logits: Tensor, rows: np.ndarray, state: Rows) -> None:
-        for i, row in enumerate(rows):
-            rule = self._rules[row]
+        """Allowed ids, bias, then bans. Bans that would leave no token at all are not applied."""
+        if not self._rules:
+            return
+        for i, row in enumerate(rows.tolist()):
+            rule = self._rules.get(row)
             if rule is None:
                 continue
+            line = logits[i]
             if rule.allowed is not None:
-                kept = logits[i, rule.allowed].clone()
-                logits[i] = NEGATIVE
-                logits[i, rule.allowed] = kept
+                kept = line[rule.allowed].clone()
+                line.fill_(NEGATIVE)
+                line[rule.allowed] = kept
             if rule.bias_ids is not None and rule.bias is not None:
-                logits[i, rule.bias_ids] += rule.bias
-            output = state.tokens[row, state.prompt_len[row] : state.length[row]]
-            if rule.ends is not None and len(output) < rule.min_tokens:
-                logits[i, rule.ends] = NEGATIVE
+                line[rule.bias_ids] += rule.bias
+            barred = self._barred(
+                rule, state.tokens[row, state.prompt_len[row] : state.length[row]]
+            )
+            if barred:
+                ids = torch.tensor(barred)
+                kept = line[ids].clone()
+                line[ids] = NEGATIVE
+                if line.amax() == NEGATIVE:
+                    line[ids] = kept
+
+    @staticmethod
+    def _barred(rule: _Rule, output: np.ndarray) -> list[int]:
+        """What may not come after `output`."""
+        barred = list(rule.barred)
+        if len(output) < rule.min_tokens:
+            barred += rule.ends
+        if rule.bad_words:
+            tail = output[1 - max(map(len, rule.bad_words)) :].tolist()
             for word in rule.bad_words:
-                behind = word[:-1]
-                if len(behind) <= len(output) and (
-                    not behind or output[-len(behind) :].tolist() == behind
-                ):
-                    logits[i, word[-1]] = NEGATIVE
+                behind = len(word) - 1
+                if behind <= len(tail) and tail[len(tail) - behind :] == word[:-1]:
+                    barred.append(word[-1])
+        return barred
 
 
 def draw(
@@ -153,43 +179,108 @@ def draw(
 ) -> Tensor:
     """One token a row from softmax(logits), cut by top-k, then top-p, then min-p.
 
-    logits float32 [S, V]; the rest [S], uniform in [0, 1). Inverse transform sampling: the token at
-    which the cumulated probability passes `uniform`. Returns int64 [S].
+    logits float32 [S, V]; the rest [S], uniform in [0, 1). Inverse transform sampling: the first
+    token at which the cumulated probability passes `uniform`, in the order of ids, or of falling
+    probability in a row that top-k or top-p cuts. A row's token does not depend on other rows.
+    Returns int64 [S].
     """
-    if not (top_k.any() or (top_p < 1).any()):
-        probs = logits.softmax(-1)
-        _apply_min_p(probs, min_p)
-        return _inverse(probs, uniform)
-    if top_k.all() and not (top_p < 1).any():
-        ordered, ids = logits.topk(int(top_k.max()), -1)
-    else:
-        ordered, ids = logits.sort(-1, descending=True)
-    rank = torch.arange(ordered.shape[1])
-    k = torch.from_numpy(np.where(top_k > 0, top_k, logits.shape[1])).unsqueeze(1)
-    ordered = ordered.masked_fill(rank >= k, NEGATIVE)
-    probs = ordered.softmax(-1)
-    # A token stays when the mass before it is below top_p; the likeliest always does.
-    before = probs.cumsum(-1) - probs
-    drop = before >= torch.from_numpy(top_p).unsqueeze(1)
+    probs = logits.softmax(-1)
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    cut = (top_k > 0) | (top_p < 1)
+    whole = np.flatnonzero(~cut)
+    if len(whole):
+        at = torch.from_numpy(whole)
+        tokens[at] = _inverse(_cut_min_p(probs[at], min_p[whole]), uniform[whole])
+    few = np.flatnonzero(cut)
+    if len(few):
+        at = torch.from_numpy(few)
+        arguments = (logits[at], probs[at], top_k[few], top_p[few], min_p[few], uniform[few])
+        tokens[at] = _draw_cut(*arguments)
+    return tokens
+
+
+def _draw_cut(
+    logits: Tensor,
+    probs: Tensor,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+    uniform: np.ndarray,
+) -> Tensor:
+    """`draw` for rows of which only the likeliest tokens matter."""
+    vocab = logits.shape[1]
+    ordered = _largest(logits, min(vocab, int(np.where(top_k > 0, top_k, CANDIDATES).max())))
+    tokens, wide = _draw_ordered(probs, ordered, top_k, top_p, min_p, uniform)
+    if len(wide):  # top-p wants more of them
+        at = torch.from_numpy(wide)
+        ordered = logits[at].sort(dim=-1, descending=True, stable=True).indices
+        tokens[at], _ = _draw_ordered(
+            probs[at], ordered, top_k[wide], top_p[wide], min_p[wide], uniform[wide]
+        )
+    return tokens
+
+
+def _draw_ordered(
+    probs: Tensor,
+    ordered: Tensor,
+    top_k: np.ndarray,
+    top_p: np.ndarray,
+    min_p: np.ndarray,
+    uniform: np.ndarray,
+) -> tuple[Tensor, np.ndarray]:
+    """Draw from ids `ordered` by falling probability; also returns which rows need more of them."""
+    weights = probs.gather(1, ordered).double()
+    limit = np.where(top_k > 0, top_k, weights.shape[1])
+    weights[torch.arange(weights.shape[1]) >= torch.from_numpy(limit).unsqueeze(1)] = 0.0
+    mass = weights.cumsum(-1)
+    # What top_p is a share of: with top_k what that has left, else everything.
+    total = torch.where(torch.from_numpy(top_k > 0), mass[:, -1], 1.0)
+    wanted = (torch.from_numpy(top_p) * total).unsqueeze(1)
+    drop = mass - weights >= wanted  # the mass before it is enough already
     drop[:, 0] = False
-    drop &= torch.from_numpy(top_p < 1).unsqueeze(1)
-    probs = probs.masked_fill(drop, 0.0)
-    _apply_min_p(probs, min_p)
-    return ids.gather(1, _inverse(probs, uniform).unsqueeze(1)).squeeze(1)
+    drop[torch.from_numpy(top_p >= 1)] = False
+    weights[drop] = 0.0
+    chosen = _inverse(_cut_min_p(weights, min_p), uniform)
+    wide = (mass[:, -1:] < wanted).flatten().numpy() & (top_k == 0)
+    if weights.shape[1] == probs.shape[1]:
+        wide[:] = False
+    return ordered.gather(1, chosen.unsqueeze(1)).squeeze(1), np.flatnonzero(wide)
 
 
-def _apply_min_p(probs: Tensor, min_p: np.ndarray) -> None:
-    """Drop what is less likely than min_p times the likeliest (Nguyen et al., 2024)."""
+def _largest(values: Tensor, count: int) -> Tensor:
+    """Each row's ids of its `count` largest values, falling; of equal ones the lower id first.
+
+    So the first ones do not depend on `count`. values [S, V]; returns int64 [S, count].
+    """
+    found, ids = values.topk(count, -1)
+    ids, by_id = ids.sort(-1)
+    found, by_value = found.gather(1, by_id).sort(dim=-1, descending=True, stable=True)
+    ids = ids.gather(1, by_value)
+    least = found[:, -1:]
+    more = np.count_nonzero((values >= least).numpy(), axis=-1) > count
+    for s in np.flatnonzero(more):  # some that equal the least were left out
+        equal = (values[s] == least[s]).nonzero().flatten()
+        above = int((found[s] > least[s]).sum())
+        ids[s, above:] = equal[: count - above]
+    return ids
+
+
+def _cut_min_p(probs: Tensor, min_p: np.ndarray) -> Tensor:
+    """Drop what is less likely than min_p times the likeliest (Nguyen et al., 2024), in place."""
     if min_p.any():
-        floor = probs.amax(-1, keepdim=True) * torch.from_numpy(min_p).unsqueeze(1)
-        probs[probs < floor] = 0.0
+        probs[probs < probs.amax(-1, keepdim=True) * torch.from_numpy(min_p).unsqueeze(1)] = 0.0
+    return probs
 
 
 def _inverse(weights: Tensor, uniform: np.ndarray) -> Tensor:
     """The first index at which the cumulated weight passes uniform * total; weight 0 never wins."""
-    mass = weights.double().cumsum(-1)
-    target = torch.from_numpy(uniform).unsqueeze(1) * mass[:, -1:]
-    return torch.searchsorted(mass, target, right=True).squeeze(1).clamp_(max=weights.shape[1] - 1)
+    mass = np.cumsum(weights.numpy(), -1, dtype=np.float64)
+    # The product may round up to the total, which nothing passes.
+    target = np.minimum(uniform * mass[:, -1], np.nextafter(mass[:, -1], 0.0))
+    found = torch.searchsorted(
+        torch.from_numpy(mass), torch.from_numpy(target).unsqueeze(1), right=True
+    )
+    return found.squeeze(1).clamp_(max=weights.shape[1] - 1)
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -213,6 +304,6 @@ def token_logprobs(logprobs: Tensor, token: int, top: int) -> TokenLogprobs:
     """
     mine = logprobs[token]
     rank = int((logprobs > mine).sum()) + 1
-    count = len(logprobs) if top == -1 else top
+    count = len(logprobs) if top == -1 else min(top, len(logprobs))
     values, ids = logprobs.topk(count)
     return TokenLogprobs([token, *ids.tolist()], [float(mine), *values.tolist()], rank)

@@ -219,9 +219,7 @@ async def test_a_stream_has_a_chunk_a_token_and_no_usage(client: httpx.AsyncClie
     assert all("usage" not in c for c in chunks)
 
 
-async def test_a_stream_ends_with_usage_when_asked(
-    client: httpx.AsyncClient, connect: Any
-) -> None:
+async def test_a_stream_ends_with_usage_when_asked(client: httpx.AsyncClient, connect: Any) -> None:
     body = {"prompt": [7] * 5, "max_tokens": 2, "n": 2, "stream": True}
     chunks = await complete(client, **body, stream_options={"include_usage": True})
     assert all("usage" not in c for c in chunks[:-1])

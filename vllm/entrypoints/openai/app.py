@@ -25,7 +25,6 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
     app = FastAPI(
         title="vllm",
         version=__version__,
-        root_path=args.root_path,
         openapi_url="/openapi.json" if docs else None,
         docs_url="/docs" if docs else None,
         redoc_url="/redoc" if docs else None,

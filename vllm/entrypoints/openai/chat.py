@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.messages import Message, Scalar, render
@@ -24,7 +25,7 @@ from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, se
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class ChatBody(GenerationBody):
@@ -232,9 +233,9 @@ async def _events(
             cached = max(cached, result.num_cached_tokens or 0)
             if not begun:
                 begun = True
+                if wish.in_chunks:
+                    chunk.usage = usage(prompt, 0, cached)
                 for opening in _openings(server, body, job, chunk):
-                    if wish.in_chunks:
-                        chunk.usage = usage(prompt, 0, cached)
                     yield event(opening)
                 chunk.prompt_token_ids = UNSET
             for output in result.outputs:

@@ -14,6 +14,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.fanout import gather, merge
 from vllm.entrypoints.openai.logprobs import CompletionLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.protocol import MAX_PROMPTS, GenerationBody, TokenId
@@ -25,7 +26,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 DEFAULT_MAX_TOKENS = 16
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class CompletionBody(GenerationBody):

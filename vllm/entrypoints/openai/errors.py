@@ -117,7 +117,7 @@ def _explain(error: RequestValidationError) -> tuple[str, str | None]:
     for item in error.errors():
         if item["type"] == "json_invalid":
             reason = item.get("ctx", {}).get("error", "")
-            return f"The body is not valid JSON: {reason} at position {item['loc'][-1]}", None
+            return f"The body cannot be read as JSON: {reason}", None
         param = _path(item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         if not param and item["type"] in ("model_attributes_type", "missing"):

@@ -92,6 +92,7 @@ async def serve(
         log_level=args.uvicorn_log_level,
         access_log=not args.disable_uvicorn_access_log,
         server_header=False,
+        root_path=args.root_path,
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from pydantic import Field
 
 from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.messages import Message, Scalar, render
 from vllm.entrypoints.openai.protocol import Body, TokenId
 from vllm.entrypoints.openai.state import server_of
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 class TokenizeBody(Body):

@@ -1,0 +1,33 @@
+"""A server process around the fake engine: `python serve_fake.py '{"delay": ..., "dies": ...}'`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import uvloop
+from fake_engine import FakeEngine
+
+from vllm.entrypoints.logs import configure_logging
+from vllm.entrypoints.openai.app import build_app
+from vllm.entrypoints.openai.launcher import Signals, address, bind, serve
+from vllm.entrypoints.server_args import ServerArgs
+
+
+async def main() -> int:
+    given = json.loads(sys.argv[1])
+    args = ServerArgs(port=0, shutdown_timeout=given.get("shutdown_timeout", 0))
+    engine = FakeEngine()
+    engine.delay = given.get("delay", 0.0)
+    if "dies" in given:
+        asyncio.get_running_loop().call_later(given["dies"], engine.die)
+    signals, listener = Signals(), bind(args)
+    with signals.handled():
+        print(address(args, listener), flush=True)
+        return await serve(build_app(engine, args), engine, args, listener, signals)
+
+
+if __name__ == "__main__":
+    configure_logging()
+    sys.exit(uvloop.run(main()))

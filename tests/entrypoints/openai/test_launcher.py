@@ -1,0 +1,117 @@
+"""Server processes, from their start to each of their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from vllm.entrypoints.openai.launcher import address, bind
+from vllm.entrypoints.server_args import ServerArgs
+
+from .conftest import events
+
+PROGRAM = Path(__file__).with_name("serve_fake.py")
+COMPLETE = {"prompt": "The code", "max_tokens": 20, "stream": True}
+
+
+@asynccontextmanager
+async def started(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(PROGRAM),
+        msgspec.json.encode(options).decode(),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        url = (await asyncio.wait_for(process.stdout.readline(), 20)).decode().strip()
+        async with httpx.AsyncClient() as client:
+            while True:
+                try:
+                    await client.get(f"{url}/health")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.02)
+        yield process, url
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def begun(client: httpx.AsyncClient, url: str) -> asyncio.Task[httpx.Response]:
+    """A streaming request that is under way."""
+    task = asyncio.create_task(client.post(f"{url}/v1/completions", json=COMPLETE, timeout=20))
+    await asyncio.sleep(0.3)
+    assert not task.done()
+    return task
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_idle_server_ends_at_once(number: signal.Signals) -> None:
+    async with started(shutdown_timeout=30) as (process, _):
+        process.send_signal(number)
+        assert await asyncio.wait_for(process.wait(), 3) == 0
+
+
+async def test_running_requests_may_finish() -> None:
+    async with started(delay=0.05, shutdown_timeout=30) as (process, url):
+        async with httpx.AsyncClient() as client:
+            stream = await begun(client, url)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.3)
+            with pytest.raises(httpx.ConnectError):
+                await httpx.AsyncClient().get(f"{url}/health")
+            chunks = events((await stream).text)
+        assert len(chunks) == 20
+        assert await asyncio.wait_for(process.wait(), 3) == 0
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+async def test_what_runs_too_long_is_cut_off(signals: int) -> None:
+    """By the timeout, or by a second signal before it."""
+    timeout = 0 if signals == 1 else 30
+    async with started(delay=0.5, shutdown_timeout=timeout) as (process, url):
+        async with httpx.AsyncClient() as client:
+            stream = await begun(client, url)
+            for _ in range(signals):
+                process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.3)
+            response = await stream
+        error = events(response.text)[-1] if response.status_code == 200 else response.json()
+        assert error["error"]["code"] == 503
+        assert "shutting down" in error["error"]["message"]
+        assert await asyncio.wait_for(process.wait(), 5) == 0
+
+
+async def test_a_server_whose_engine_dies_ends_with_an_error() -> None:
+    async with started(delay=0.2, dies=1.5) as (process, url):
+        async with httpx.AsyncClient() as client:
+            stream = await begun(client, url)
+            assert events((await stream).text)[-1]["error"]["code"] == 503
+        assert await asyncio.wait_for(process.wait(), 5) == 1
+
+
+def test_a_port_that_is_taken_is_an_error_before_anything_loads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(OSError, match="in use"):
+            bind(ServerArgs(port=taken.getsockname()[1]))
+
+
+def test_addresses(tmp_path: Path) -> None:
+    args = ServerArgs(port=0)
+    with bind(args) as listener:
+        assert address(args, listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+    args = ServerArgs(uds=str(tmp_path / "server.sock"))
+    with bind(args) as listener:
+        assert address(args, listener) == f"unix:{tmp_path}/server.sock"

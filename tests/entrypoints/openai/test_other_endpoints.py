@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import httpx
+import pytest
+
+from vllm.entrypoints.openai.app import build_app, routes
+from vllm.entrypoints.server_args import ServerArgs
+from vllm.observe.metrics import Metrics
+from vllm.version import __version__
+
+from .fake_engine import FakeEngine
+
+
+async def test_models(client: httpx.AsyncClient, connect: Any, engine: FakeEngine) -> None:
+    listed = (await client.get("/v1/models")).json()
+    assert listed["object"] == "list"
+    [card] = listed["data"]
+    assert card["id"] == "demo"
+    assert card["owned_by"] == "vllm"
+    assert card["max_model_len"] == engine.max_model_len
+    named = connect(served_model_name=["first", "org/second"])
+    cards = (await named.get("/v1/models")).json()["data"]
+    assert [c["id"] for c in cards] == ["first", "org/second"]
+    assert (await named.get("/v1/models/org/second")).json()["id"] == "org/second"
+    assert (await named.get("/v1/models/demo")).status_code == 404
+    for asked, shown in ((None, "first"), ("", "first"), ("org/second", "org/second")):
+        body = {"prompt": "a", "max_tokens": 1, "model": asked}
+        assert (await named.post("/v1/completions", json=body)).json()["model"] == shown
+
+
+async def test_health_follows_the_engine(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
+        response = await client.request(method, path)
+        assert (response.status_code, response.content) == (200, b"")
+    engine.die()
+    for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
+        assert (await client.request(method, path)).status_code == 503
+
+
+async def test_version(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/version")).json() == {"version": __version__}
+
+
+async def test_metrics_show_engine_and_process(engine: FakeEngine) -> None:
+    metrics = Metrics("demo")
+    app = build_app(engine, ServerArgs(), metrics)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        response = await client.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain")
+        assert 'vllm:num_requests_running{engine="0",model_name="demo"} 0.0' in response.text
+        assert "process_resident_memory_bytes" in response.text
+        assert "python_info" in response.text
+
+
+async def test_metrics_without_an_engines(client: httpx.AsyncClient) -> None:
+    response = await client.get("/metrics")
+    assert response.status_code == 200
+    assert "vllm:" not in response.text
+
+
+async def test_tokenize_and_back(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    text = "The code of amber-fox is 4821."
+    told = (await client.post("/tokenize", json={"prompt": text, "return_token_strs": True})).json()
+    assert engine.tokenizer is not None
+    assert told["tokens"] == engine.tokenizer.encode(text)
+    assert told["count"] == len(told["tokens"])
+    assert told["max_model_len"] == engine.max_model_len
+    assert len(told["token_strs"]) == told["count"]
+    back = await client.post("/detokenize", json={"tokens": told["tokens"]})
+    assert back.json() == {"prompt": text}
+
+
+async def test_tokenize_a_chat(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    messages = [{"role": "user", "content": "The code"}]
+    told = (await client.post("/tokenize", json={"messages": messages})).json()
+    assert told["token_strs"] is None
+    await client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1})
+    assert told["tokens"] == engine.asked[0].ids, "it tells what the model would see"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
+        ("/tokenize", {"prompt": 1}, "prompt"),
+        ("/detokenize", {"tokens": "abc"}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens.0"),
+        ("/detokenize", {"tokens": [1, 10**6]}, "tokens.1"),
+        ("/detokenize", {}, "tokens"),
+    ],
+)
+async def test_bad_requests(
+    client: httpx.AsyncClient, path: str, body: dict[str, Any], param: str
+) -> None:
+    response = await client.post(path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+
+
+async def test_a_line_for_each_request_when_asked(
+    connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = {"prompt": "The code of amber-fox", "max_tokens": 1, "request_id": "mine"}
+    with caplog.at_level(logging.INFO, logger="vllm.entrypoints.openai"):
+        await connect().post("/v1/completions", json=body)
+        assert "mine" not in caplog.text
+        await connect(enable_log_requests=True, max_log_len=3).post("/v1/completions", json=body)
+    assert "cmpl-mine" in caplog.text
+    assert "'The'" in caplog.text
+    assert "amber-fox" not in caplog.text
+
+
+async def test_unknown_fields_are_told_at_debug(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, logger="vllm.entrypoints.openai"):
+        await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1, "mx_tokens": 2})
+    assert "mx_tokens" in caplog.text
+
+
+def test_routes_are_listed(engine: FakeEngine) -> None:
+    listed = routes(build_app(engine, ServerArgs()))
+    assert "POST /v1/chat/completions" in listed
+    assert "GET, POST /ping" in listed

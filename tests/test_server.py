@@ -1,0 +1,147 @@
+"""The real server as a process: `vllm serve`, the demo model, real clients."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from server_process import Server
+
+FACTS = "The code of amber-fox is 4821. The code of lucky-owl is 7390."
+QUESTION = "What is the code of amber-fox?"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    assert running.stop() == 0, "".join(running.log)
+
+
+@pytest.fixture
+def client(server: Server) -> OpenAI:
+    return OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+
+def chat(client: OpenAI, text: str, **more: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(
+        model="demo",
+        messages=messages,  # type: ignore[arg-type]
+        temperature=0,
+        **more,
+    )
+
+
+def test_recalls_a_fact(client: OpenAI) -> None:
+    answer = chat(client, f"{FACTS} {QUESTION}").choices[0]
+    assert "4821" in answer.message.content
+    assert answer.finish_reason == "stop"
+
+
+def test_streamed_answer_is_the_whole_one(client: OpenAI) -> None:
+    whole = chat(client, f"{FACTS} {QUESTION}").choices[0].message.content
+    chunks = list(
+        chat(client, f"{FACTS} {QUESTION}", stream=True, stream_options={"include_usage": True})
+    )
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole
+    assert chunks[-1].usage.completion_tokens >= 1
+
+
+def test_second_question_finds_the_first_ones_prefix(client: OpenAI) -> None:
+    facts = " ".join(f"The code of lucky-owl is {i}{i}{i}{i}." for i in range(9))
+    first = chat(client, f"{facts} {QUESTION}").usage.prompt_tokens_details.cached_tokens
+    again = chat(client, f"{facts} What is the code of lucky-owl?").usage
+    assert again.prompt_tokens_details.cached_tokens > first
+    assert again.prompt_tokens_details.cached_tokens % 16 == 0
+
+
+def test_client_that_leaves_frees_its_blocks(server: Server) -> None:
+    body = {"model": "demo", "prompt": "The old river", "max_tokens": 3900, "ignore_eos": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body | {"stream": True}) as r:
+        lines = r.iter_lines()  # its end would close the connection
+        next(lines)
+        assert server.metric("kv_cache_usage_perc") > 0
+    deadline = time.monotonic() + 10
+    while server.metric("kv_cache_usage_perc") > 0 or server.metric("num_requests_running") > 0:
+        assert time.monotonic() < deadline, "blocks are still held"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b"{", 400, ""),
+        (b'{"model": "demo"}', 400, "prompt"),
+        (b'{"model": "other", "prompt": "a"}', 404, "other"),
+        (b'{"model": "demo", "prompt": ""}', 400, "empty"),
+        (b'{"model": "demo", "prompt": [99999999]}', 400, "out of vocabulary"),
+        (b'{"model": "demo", "prompt": "a", "n": 100000}', 400, "n"),
+        (b'{"model": "demo", "prompt": "a", "logprobs": 1000}', 400, "logprobs"),
+        (b'{"model": "demo", "prompt": "a", "temperature": "hot"}', 400, "temperature"),
+        (
+            b'{"model": "demo", "prompt": "' + b"river " * 9000 + b'"}',
+            400,
+            "maximum context length is 4096 tokens",
+        ),
+    ],
+)
+def test_bad_input_is_a_4xx_in_the_envelope(
+    server: Server, body: bytes, status: int, says: str
+) -> None:
+    answer = httpx.post(
+        f"{server.url}/v1/completions", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert says in error["message"] or says == error["param"]
+    assert "Traceback" not in answer.text
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def test_sigterm_lets_running_requests_finish() -> None:
+    server = Server("--shutdown-timeout", "60")
+    client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+    stream = client.completions.create(
+        model="demo",
+        prompt="The old river",
+        max_tokens=200,
+        stream=True,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    chunks = iter(stream)
+    next(chunks)
+    server.process.send_signal(signal.SIGTERM)
+    last = list(chunks)[-1]
+    assert last.choices[0].finish_reason == "length"
+    assert server.process.wait(30) == 0, "".join(server.log)
+
+
+def test_the_engines_death_ends_everything_with_an_error() -> None:
+    server = Server()
+    body = {"model": "demo", "prompt": "The old river", "max_tokens": 3900, "ignore_eos": True}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body | {"stream": True}) as r:
+        lines = r.iter_lines()
+        next(lines)
+        os.kill(server.core_pid(), signal.SIGKILL)
+        rest = [line for line in lines if line]
+    assert any('"error"' in line for line in rest), rest[-3:]
+    assert rest[-1] == "data: [DONE]"
+    assert server.process.wait(30) not in (0, None), "".join(server.log)
+
+
+def test_bad_model_is_one_line_and_exit_code_two() -> None:
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "/there/is/none"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
