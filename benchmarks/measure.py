@@ -37,7 +37,7 @@ class Rounds:
 def alternate(
     name: str, contenders: dict[str, Callable[[], float | None]], rounds: int, warmup: int = 1
 ) -> Rounds:
-    """Run every contender in turn, `warmup` + `rounds` times. A contender may return its own time."""
+    """Run every contender in turn, `warmup` + `rounds` times; one may return its own time."""
     result = Rounds(name, {who: [] for who in contenders})
     for i in tqdm(range(warmup + rounds), desc=name, leave=False):
         for who, run in contenders.items():

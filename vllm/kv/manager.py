@@ -129,14 +129,24 @@ class KVManager:
             return
         table.lineage.extend(tokens, full)
         for i in range(table.published, full):
-            self._pool.offer(table.blocks[i], table.lineage.key(i))
+            if not self._pool.is_published(table.blocks[i]):
+                self._pool.publish(table.blocks[i], table.lineage.key(i))
         table.published = full
 
     def release(self, seq: int) -> None:
-        """The sequence is done with its blocks; published ones stay cached, the last go first."""
+        """The sequence is done with its blocks; published ones stay cached, the end goes first.
+
+        Where it computed a copy of what was published already, that was in use until now as well;
+        and if it has been evicted since, the copy takes its place. So nothing that is cached is out
+        of reach because what comes before it has gone.
+        """
         table = self._tables.pop(seq, None)
-        if table is not None:
-            self._pool.release(reversed(table.blocks))
+        if table is None:
+            return
+        for i in reversed(range(len(table.blocks))):
+            if i < table.published and not table.lineage.lossy:
+                self._pool.renew(table.blocks[i], table.lineage.key(i))
+            self._pool.release(table.blocks[i : i + 1])
 
     def holds(self, seq: int) -> bool:
         return seq in self._tables

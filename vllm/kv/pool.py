@@ -100,8 +100,8 @@ class BlockPool:
         self._index.add(key, block)
         return True
 
-    def offer(self, block: BlockId, key: Key) -> None:
-        """Publish a held block unless it is published; where another holds its content, use that."""
+    def renew(self, block: BlockId, key: Key) -> None:
+        """A held block with the key's content was used until now, so that content was."""
         if self._keys[block] is None and not self.publish(block, key) and key in self._policy:
             self._policy.touch(key)
 

@@ -19,7 +19,7 @@ from vllm.worker.rows import Rows
 
 NEGATIVE = float("-inf")
 CHUNK_ROWS = 32  # rows drawn at once, so that their float64 sums stay small
-CANDIDATES = 512  # top-p looks at so many of the likeliest before it sorts a whole vocabulary
+CANDIDATES = 512  # top-p looks at so many of the likeliest before it sorts more of the vocabulary
 
 
 @dataclass(slots=True)
@@ -209,14 +209,18 @@ def _draw_cut(
 ) -> Tensor:
     """`draw` for rows of which only the likeliest tokens matter."""
     vocab = logits.shape[1]
-    ordered = _largest(logits, min(vocab, int(np.where(top_k > 0, top_k, CANDIDATES).max())))
-    tokens, wide = _draw_ordered(probs, ordered, top_k, top_p, min_p, uniform)
-    if len(wide):  # top-p wants more of them
-        at = torch.from_numpy(wide)
-        ordered = logits[at].sort(dim=-1, descending=True, stable=True).indices
-        tokens[at], _ = _draw_ordered(
-            probs[at], ordered, top_k[wide], top_p[wide], min_p[wide], uniform[wide]
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    left = np.arange(len(logits))
+    count = int(np.where(top_k > 0, top_k, CANDIDATES).max())
+    while len(left):
+        count = min(count, vocab)
+        at = torch.from_numpy(left)
+        ordered = _largest(logits[at], count)
+        tokens[at], wide = _draw_ordered(
+            probs[at], ordered, top_k[left], top_p[left], min_p[left], uniform[left]
         )
+        left = left[wide]  # a flat distribution, of which top-p wants more
+        count *= 16
     return tokens
 
 
@@ -228,7 +232,7 @@ def _draw_ordered(
     min_p: np.ndarray,
     uniform: np.ndarray,
 ) -> tuple[Tensor, np.ndarray]:
-    """Draw from ids `ordered` by falling probability; also returns which rows need more of them."""
+    """Draw from ids `ordered` by falling probability; returns also which rows need more of them."""
     weights = probs.gather(1, ordered).double()
     limit = np.where(top_k > 0, top_k, weights.shape[1])
     weights[torch.arange(weights.shape[1]) >= torch.from_numpy(limit).unsqueeze(1)] = 0.0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vllm.config import AsyncEngineArgs
-from vllm.entrypoints.cli import bench_serve, main, serve
+from vllm.entrypoints.cli import bench_serve, collect_env, main, serve
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.version import __version__
 
@@ -23,9 +23,8 @@ def run(*words: str) -> subprocess.CompletedProcess[str]:
 def fails(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """The one line that a bad call prints."""
     try:
-        code = main.main(words)
+        code: Any = main.main(words)
     except SystemExit as error:
-        assert isinstance(error.code, int)
         code = error.code
     assert code == 2
     told = capsys.readouterr()
@@ -192,6 +191,7 @@ def test_collect_env_hides_keys(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "hush")
+    monkeypatch.setattr(collect_env, "_gpu", lambda: "none")  # importing torch takes seconds
     assert main.main(["collect-env"]) == 0
     told = capsys.readouterr().out
     assert f"vllm: {__version__}" in told

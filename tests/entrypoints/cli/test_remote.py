@@ -46,13 +46,13 @@ async def test_chat_keeps_the_conversation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine.ends_after = 3
-    monkeypatch.setattr("sys.stdin", io.StringIO("The code\n\nof\n"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("The code\n\nWhat is\n"))
     words = ["chat", "--url", f"{url}/v1", "--api-key", "secret", "--system-prompt", "Be brief."]
     assert await call(*words) == 0
     assert capsys.readouterr().out.startswith("<|bos|><|user|>The\n")
     assert engine.tokenizer is not None
     second = engine.tokenizer.decode(engine.asked[1].ids, skip_special_tokens=False)
-    assert second.endswith("<|user|>of<|end|><|assistant|>")
+    assert second.endswith("<|user|>What is<|end|><|assistant|>")
     assert "<|user|>The code<|end|><|assistant|>" in second
 
 
@@ -81,7 +81,7 @@ async def test_bench_serve(
     for metric in ("ttft", "tpot", "itl", "e2el"):
         for statistic in ("mean", "median", "std", "p50", "p99"):
             assert result[f"{statistic}_{metric}_ms"] >= 0
-    assert result["mean_itl_ms"] >= 2
+    assert result["mean_itl_ms"] > 0
     assert result["mean_e2el_ms"] > result["mean_ttft_ms"] > 0
     told = capsys.readouterr().out
     assert "Serving Benchmark Result" in told

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from vllm.config import EngineArgs, VllmConfig
@@ -15,6 +17,11 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 CACHED = 3  # cached tokens that it claims, when the prompt has that many
+
+
+@cache
+def _tokenizer(folder: Path, chat_template: str | None) -> Tokenizer:
+    return Tokenizer(folder, chat_template)
 
 
 @dataclass
@@ -31,10 +38,11 @@ class FakeEngine:
 
     def __init__(self, **engine_args: Any) -> None:
         self.config: VllmConfig = EngineArgs(**engine_args).create_engine_config(serving=True)
+        model = self.config.model
         self.tokenizer: Tokenizer | None = (
             None
-            if self.config.model.skip_tokenizer_init
-            else Tokenizer(self.config.model.tokenizer_folder, self.config.model.chat_template)
+            if model.skip_tokenizer_init
+            else _tokenizer(model.tokenizer_folder, model.chat_template)
         )
         self.max_model_len = self.config.model.max_model_len
         self.asked: list[Asked] = []

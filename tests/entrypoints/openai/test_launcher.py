@@ -103,9 +103,11 @@ async def test_a_server_whose_engine_dies_ends_with_an_error() -> None:
 
 
 def test_a_port_that_is_taken_is_an_error_before_anything_loads() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(OSError, match="in use"):
-            bind(ServerArgs(port=taken.getsockname()[1]))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(OSError, match="in use"),
+    ):
+        bind(ServerArgs(port=taken.getsockname()[1]))
 
 
 def test_addresses(tmp_path: Path) -> None:
