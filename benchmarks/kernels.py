@@ -1,10 +1,11 @@
 """How fast is each C++ kernel beside plain torch?
 
-    python benchmarks/kernels.py [--only attention] [--dtype bfloat16] [--threads 2] [--json out.json]
+    python benchmarks/kernels.py [--only attention] [--dtype float32] [--threads 1] [--json out]
 
-Both sides of a row run alternately in one process, so that a busy machine slows them alike. `ratio` is
-torch's time over ours, the median of the rounds, with the quartiles beside it; times, GB/s and GFLOP/s
-are those of the fastest round. Torch's side is `reference`, but for attention it is
+Both sides of a row run alternately in one process, so that a busy machine slows them alike. `ratio`
+is torch's time over ours, the median of the rounds, with the quartiles beside it; times, GB/s and
+GFLOP/s are those of the fastest round. With one thread it is processor time that counts, without
+the time that others had the core. Torch's side is `reference`, but for attention it is
 `scaled_dot_product_attention` on KVs gathered beforehand, which leaves torch the easier work.
 Weights rotate through more memory than the caches hold, as the layers of a model do.
 """
@@ -134,11 +135,13 @@ def elementwise(dtype: torch.dtype) -> Iterator[Pair]:
 
 
 def measure(pair: Pair, seconds: float) -> Row:
+    clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+
     def timed(call: Callable[[], object], repeats: int) -> float:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(repeats):
             call()
-        return (time.perf_counter() - start) / repeats
+        return (clock() - start) / repeats
 
     calls = (pair.ours, pair.torchs)
     repeats = [max(1, int(seconds / 24 / max(timed(c, 1), timed(c, 1)))) for c in calls]

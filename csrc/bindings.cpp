@@ -273,6 +273,7 @@ TORCH_LIBRARY(vllm_cpu, m) {
   m.def("isas() -> str[]", [] { return supported(); });
   m.def("isa() -> str", [] { return std::string(vllm::chosen().name); });
   m.def("set_isa(str name) -> ()", [](const std::string& name) { vllm::choose(name.c_str()); });
+  m.def("has_amx() -> bool", [] { return vllm::has_amx(); });
   // The library fits one release of torch only.
   m.def("torch_version() -> str", [] { return std::string(TORCH_VERSION); });
 }

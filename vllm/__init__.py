@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vllm.entrypoints.async_llm import AsyncLLMEngine
     from vllm.entrypoints.llm import LLM
     from vllm.entrypoints.llm_engine import LLMEngine
+    from vllm.inputs import PromptType, TextPrompt, TokensPrompt
     from vllm.logprobs import Logprob
     from vllm.outputs import CompletionOutput, RequestOutput
     from vllm.sampling_params import SamplingParams
@@ -28,8 +29,11 @@ _HOMES = {
     "LLM": "vllm.entrypoints.llm",
     "LLMEngine": "vllm.entrypoints.llm_engine",
     "Logprob": "vllm.logprobs",
+    "PromptType": "vllm.inputs",
     "RequestOutput": "vllm.outputs",
     "SamplingParams": "vllm.sampling_params",
+    "TextPrompt": "vllm.inputs",
+    "TokensPrompt": "vllm.inputs",
     "VLLMValidationError": "vllm.core.errors",
 }
 
@@ -41,8 +45,11 @@ __all__ = [
     "EngineArgs",
     "LLMEngine",
     "Logprob",
+    "PromptType",
     "RequestOutput",
     "SamplingParams",
+    "TextPrompt",
+    "TokensPrompt",
     "VLLMValidationError",
     "__version__",
     "__version_tuple__",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import os
@@ -18,7 +19,16 @@ GREEDY_BELOW = 1e-5
 MIN_TEMPERATURE = 0.01
 MAX_N = int(os.environ.get("VLLM_MAX_N_SEQUENCES", "64"))
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
-MAX_LOGIT_BIAS = 1024
+MAX_LOGIT_BIAS = MAX_BAD_WORDS = 1024
+INT64 = 2**63 - 1  # what a message to the engine core can hold
+
+_SWITCHES = (
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "include_stop_str_in_output",
+)
 
 
 class RequestOutputKind(IntEnum):
@@ -65,14 +75,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.stop is None:
-            self.stop = []
-        elif isinstance(self.stop, str):
-            self.stop = [self.stop]
-        else:
-            self.stop = list(self.stop)
-        self.stop_token_ids = list(dict.fromkeys(self.stop_token_ids or []))
-        self.bad_words = list(self.bad_words or [])
+        self.stop = _listed("stop", self.stop)
+        self.bad_words = _listed("bad_words", self.bad_words)
+        self.stop_token_ids = list(dict.fromkeys(_ids("stop_token_ids", self.stop_token_ids or [])))
+        if self.allowed_token_ids is not None:
+            self.allowed_token_ids = _ids("allowed_token_ids", self.allowed_token_ids)
         if self.seed == -1:
             self.seed = None
         if self.logprobs is True:
@@ -81,6 +88,14 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             self.prompt_logprobs = 1
         if self.logit_bias is not None:
             self.logit_bias = _clamped_bias(self.logit_bias)
+        try:
+            self.output_kind = RequestOutputKind(self.output_kind)
+        except ValueError as error:
+            raise VLLMValidationError(
+                "output_kind must be a RequestOutputKind",
+                parameter="output_kind",
+                value=self.output_kind,
+            ) from error
         self._verify()
         if self.temperature < GREEDY_BELOW:
             if self.n > 1:
@@ -95,8 +110,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 MIN_TEMPERATURE,
             )
             self.temperature = MIN_TEMPERATURE
-        if self.skip_reading_prefix_cache is None:
-            self.skip_reading_prefix_cache = self.prompt_logprobs is not None
+        self.skip_reading_prefix_cache = (
+            bool(self.skip_reading_prefix_cache) or self.prompt_logprobs is not None
+        )
 
     def _verify(self) -> None:
         _integer("n", self.n, 1, MAX_N)
@@ -105,10 +121,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         _number("repetition_penalty", self.repetition_penalty, 0.0, math.inf, open_low=True)
         _number("temperature", self.temperature, 0.0, 2.0)
         _number("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _integer("top_k", self.top_k, -1)
+        _integer("top_k", self.top_k, -1, INT64)
         _number("min_p", self.min_p, 0.0, 1.0)
-        _integer("max_tokens", self.max_tokens, 1, optional=True)
-        _integer("min_tokens", self.min_tokens, 0)
+        _integer("max_tokens", self.max_tokens, 1, INT64, optional=True)
+        _integer("min_tokens", self.min_tokens, 0, INT64)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise VLLMValidationError(
                 f"min_tokens must be less than or equal to max_tokens={self.max_tokens}, "
@@ -116,28 +132,28 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 parameter="min_tokens",
                 value=self.min_tokens,
             )
-        _integer("logprobs", self.logprobs, -1, optional=True)
-        _integer("prompt_logprobs", self.prompt_logprobs, -1, optional=True)
-        _integer("seed", self.seed, -(2**63), 2**63 - 1, optional=True)
+        _integer("logprobs", self.logprobs, -1, INT64, optional=True)
+        _integer("prompt_logprobs", self.prompt_logprobs, -1, INT64, optional=True)
+        _integer("seed", self.seed, -(2**63), INT64, optional=True)
         self._verify_strings()
-        for name in ("stop_token_ids", "allowed_token_ids"):
-            ids = getattr(self, name)
-            for token in ids or ():
-                _integer(name, token, 0, 2**31 - 1)
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise VLLMValidationError(
                 "allowed_token_ids must not be empty", parameter="allowed_token_ids"
             )
+        for name in _SWITCHES:
+            if not isinstance(getattr(self, name), bool):
+                raise VLLMValidationError(
+                    f"{name} must be true or false", parameter=name, value=getattr(self, name)
+                )
+        self._verify_extra_args()
 
     def _verify_strings(self) -> None:
-        assert isinstance(self.stop, list) and self.bad_words is not None
-        if len(self.stop) > MAX_STOP_STRINGS:
-            raise VLLMValidationError(
-                f"stop takes at most {MAX_STOP_STRINGS} strings",
-                parameter="stop",
-                value=len(self.stop),
-            )
-        for name, strings in (("stop", self.stop), ("bad_words", self.bad_words)):
+        for name, most in (("stop", MAX_STOP_STRINGS), ("bad_words", MAX_BAD_WORDS)):
+            strings = getattr(self, name)
+            if len(strings) > most:
+                raise VLLMValidationError(
+                    f"{name} takes at most {most} strings", parameter=name, value=len(strings)
+                )
             for text in strings:
                 if not isinstance(text, str) or not text:
                     raise VLLMValidationError(
@@ -149,10 +165,27 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                         parameter=name,
                         value=text,
                     )
+                if not _is_unicode(text):
+                    raise VLLMValidationError(
+                        f"a string in {name} is not valid Unicode", parameter=name, value=text
+                    )
         if self.stop and not self.detokenize:
             raise VLLMValidationError(
                 "stop strings need detokenize=True", parameter="stop", value=self.stop
             )
+
+    def _verify_extra_args(self) -> None:
+        if self.extra_args is None:
+            return
+        try:
+            if not isinstance(self.extra_args, dict):
+                raise TypeError("not a dict")
+            msgspec.msgpack.encode(self.extra_args)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise VLLMValidationError(
+                f"extra_args must be a dict of plain values, with integers of 64 bits: {error}",
+                parameter="extra_args",
+            ) from error
 
     def verify_for(self, vocab_size: int, max_logprobs: int) -> None:
         """Check what depends on the model: token ids in the vocabulary, the server's logprob limit.
@@ -188,22 +221,66 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         return self.temperature < GREEDY_BELOW
 
     def clone(self) -> SamplingParams:
-        return msgspec.structs.replace(self)
+        """A copy that shares nothing with this one, verified as a new one is."""
+        return msgspec.structs.replace(self, extra_args=copy.deepcopy(self.extra_args))
+
+
+def _listed(name: str, given: Any) -> list[str]:
+    if given is None:
+        return []
+    if isinstance(given, str):
+        return [given]
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise VLLMValidationError(
+            f"{name} must be a string or a list of strings", parameter=name, value=given
+        )
+    return list(given)
+
+
+def _ids(name: str, given: Any) -> list[int]:
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise VLLMValidationError(
+            f"{name} must be a list of token ids", parameter=name, value=given
+        )
+    for token in given:
+        _integer(name, token, 0, 2**31 - 1)
+    return list(given)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8, which lone surrogates cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _clamped_bias(bias: dict[Any, float]) -> dict[int, float]:
+    if not isinstance(bias, dict):
+        raise VLLMValidationError(
+            "logit_bias must map token ids to numbers", parameter="logit_bias", value=bias
+        )
     if len(bias) > MAX_LOGIT_BIAS:
         raise VLLMValidationError(
             f"logit_bias takes at most {MAX_LOGIT_BIAS} entries",
             parameter="logit_bias",
             value=len(bias),
         )
-    try:
-        return {int(k): min(100.0, max(-100.0, float(v))) for k, v in bias.items()}
-    except (TypeError, ValueError) as error:
-        raise VLLMValidationError(
-            "logit_bias must map token ids to numbers", parameter="logit_bias"
-        ) from error
+    clamped = {}
+    for token, value in bias.items():
+        try:
+            number = float(value)
+            clamped[int(token)] = min(100.0, max(-100.0, number))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise VLLMValidationError(
+                "logit_bias must map token ids to numbers", parameter="logit_bias", value=token
+            ) from error
+        if math.isnan(number):
+            raise VLLMValidationError(
+                "logit_bias must map token ids to numbers", parameter="logit_bias", value=value
+            )
+    return clamped
 
 
 def _integer(

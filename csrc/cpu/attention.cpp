@@ -2,12 +2,11 @@
 // long ones are cut along their KVs too when there are fewer pieces than threads can share
 // (Dao et al. 2023, Flash-Decoding); their partial results are merged at the end.
 #include <algorithm>
-#include <memory>
-#include <new>
 #include <vector>
 
 #include "kernels.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace vllm {
 namespace {
@@ -30,7 +29,7 @@ bool few(const Attention& a, const Piece& p) { return rows(a, p) <= kFewRows; }
 
 // Work of a piece, in the time of one row over one KV; few rows are bound by reading the KV.
 int64_t cost(const Attention& a, const Piece& p) {
-  return static_cast<int64_t>(p.end - p.begin) * std::max(rows(a, p), 8);
+  return static_cast<int64_t>(p.end - p.begin) * std::max(rows(a, p), kFewRows);
 }
 
 std::vector<Job> cut_queries(const Attention& a) {
@@ -53,7 +52,7 @@ std::vector<Job> cut_queries(const Attention& a) {
 
 // Cut the pieces that are more than half a thread's share; `memory` will hold their partials.
 std::vector<Merge> cut_kvs(const Attention& a, std::vector<Job>& jobs, int threads,
-                           std::unique_ptr<float[]>& memory) {
+                           Scratch& memory) {
   int64_t total = 0, needed = 0;
   for (const Job& job : jobs) total += job.cost;
   const int64_t share = total / (2 * threads) + 1;
@@ -70,7 +69,7 @@ std::vector<Merge> cut_kvs(const Attention& a, std::vector<Job>& jobs, int threa
     merges.push_back({job.piece, parts});
     needed += static_cast<int64_t>(parts) * rows(a, job.piece) * (a.head_dim + 2);
   }
-  memory.reset(new float[needed]);
+  memory = scratch(needed);
   float* next = memory.get();
   for (Merge& merge : merges) {
     merge.piece.partial = next;
@@ -88,16 +87,12 @@ std::vector<Merge> cut_kvs(const Attention& a, std::vector<Job>& jobs, int threa
   return merges;
 }
 
-struct Free {
-  void operator()(float* p) const { ::operator delete[](p, std::align_val_t{64}); }
-};
-
 }  // namespace
 
 void attention(const Attention& a, int threads) {
   const Kernels& k = chosen();
   std::vector<Job> jobs = cut_queries(a);
-  std::unique_ptr<float[]> partials;
+  Scratch partials;
   std::vector<Merge> merges;
   int64_t total = 0;
   for (const Job& job : jobs) total += job.cost;
@@ -108,15 +103,14 @@ void attention(const Attention& a, int threads) {
     std::stable_sort(jobs.begin(), jobs.end(), [](const Job& x, const Job& y) { return x.cost > y.cost; });
   }
   const int64_t count = static_cast<int64_t>(jobs.size());
-  const std::unique_ptr<float[], Free> scratch(static_cast<float*>(
-      ::operator new[](threads * kScratch * sizeof(float), std::align_val_t{64})));
-  parallel(threads, count, 1, [&](int64_t begin, int64_t end) {
+  const Scratch own = scratch(threads * kScratch);
+  parallel(threads, count, 1, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t i = begin; i < end; i++) {
       const Piece& p = jobs[i].piece;
-      (few(a, p) ? k.attend_few : k.attend_many)(a, p, scratch.get() + this_thread() * kScratch);
+      (few(a, p) ? k.attend_few : k.attend_many)(a, p, own.get() + thread * kScratch);
     }
   });
-  parallel(threads, static_cast<int64_t>(merges.size()), 4, [&](int64_t begin, int64_t end) {
+  parallel(threads, static_cast<int64_t>(merges.size()), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; i++) k.merge(a, merges[i].piece, merges[i].parts);
   });
 }

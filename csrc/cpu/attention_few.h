@@ -63,6 +63,15 @@ void mix(const float* weights, const T* const* keys, int64_t to_value, int n, in
     for (int v = 0; v < V; v++) store(sums + r * dim + v * W, acc[r][v]);
 }
 
+// Ask for rows that will be read soon: blocks lie anywhere, so the machine cannot guess the next one.
+template <class T>
+void fetch(const T* const* rows, int64_t offset, int n, int dim) {
+  for (int i = 0; i < n; i++) {
+    const char* row = reinterpret_cast<const char*>(rows[i] + offset);
+    for (int b = 0; b < dim * static_cast<int>(sizeof(T)); b += 64) __builtin_prefetch(row + b);
+  }
+}
+
 template <class T>
 void attend_few(const Attention& a, const Piece& p, float* scratch) {
   const int rows = (p.token_end - p.token) * a.group, dim = a.head_dim;
@@ -70,18 +79,26 @@ void attend_few(const Attention& a, const Piece& p, float* scratch) {
   T* q = reinterpret_cast<T*>(scratch + kFewRows * kMaxHeadDim);
   Row state[kFewRows];
   alignas(64) float scores[kFewRows * kTile];
-  const T* keys[kTile];
+  const T *keys[kTile], *next[kTile];  // of this tile and the one after it
   memset(sums, 0, rows * dim * sizeof(float));
   for (int r = 0; r < rows; r++) memcpy(q + r * dim, query<T>(a, p, r), dim * sizeof(T));
 
   constexpr int wide = W == 16 ? 4 : 2;
   const int64_t values = static_cast<int64_t>(a.block_size) * dim;
+  find_keys<T>(a, p, p.begin, p.end - p.begin < kTile ? p.end - p.begin : kTile, next);
   for (int begin = p.begin; begin < p.end; begin += kTile) {
     const int n = p.end - begin < kTile ? p.end - begin : kTile;
-    find_keys<T>(a, p, begin, n, keys);
+    const int after = p.end - begin - n < kTile ? p.end - begin - n : kTile;
+    memcpy(keys, next, sizeof keys);
+    if (after > 0) find_keys<T>(a, p, begin + n, after, next);
     each_rows(rows, [&](int r, auto count) {
-      for (int i = 0; i < n; i += 4)
+      for (int i = 0; i < n; i += 4) {
+        if (r == 0) {
+          fetch(keys + i, values, 4, dim);
+          if (after > 0) fetch(next + i, 0, 4, dim);
+        }
         score4<T, count.value>(q + r * dim, keys + i, dim, scores + r * kTile + i);
+      }
     });
     for (int r = 0; r < rows; r++) {
       const Range range = seen(a, p, r);

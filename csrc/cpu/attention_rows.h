@@ -52,24 +52,21 @@ void find_keys(const Attention& a, const Piece& p, int begin, int n, const T** k
 // row's highest score so far, and `sums` [D], made with an older one, is brought down to it.
 inline void soften(const float* scores, float* weights, int first, int last, float scale, Row& row,
                    float* sums, int dim) {
-  if (first < 0) first = 0;
-  if (last > kTile) last = kTile;
-  Vec masked[kTile / W];
-  Vec top = splat(row.highest);
-  IntVec lane;
-  for (int i = 0; i < W; i++) lane[i] = i;
-  const Vec hidden = splat(-__builtin_inff());
-  for (int i = 0; i < kTile / W; i++) {
-    const IntVec at = lane + i * W;
-    const Vec v = load(scores + i * W) * scale;
-    masked[i] = at >= first && at < last ? v : hidden;
-    top = max(top, masked[i]);
+  Vec score[kTile / W];
+  for (int i = 0; i < kTile / W; i++) score[i] = load(scores + i * W) * scale;
+  if (first > 0 || last < kTile) {
+    IntVec at;
+    for (int i = 0; i < W; i++) at[i] = i;
+    for (int i = 0; i < kTile / W; i++, at += W)
+      score[i] = at >= first && at < last ? score[i] : splat(-__builtin_inff());
   }
-  float highest = row.highest;
-  for (int i = 0; i < W; i++) highest = top[i] > highest ? top[i] : highest;
+  Vec top = score[0];
+  for (int i = 1; i < kTile / W; i++) top = max(top, score[i]);
+  const float now = highest(top);
+  const float highest = now > row.highest ? now : row.highest;
   Vec weight{};
   for (int i = 0; i < kTile / W; i++) {
-    const Vec v = exp2(masked[i] - highest);
+    const Vec v = exp2(score[i] - highest);
     weight = weight + v;
     store(weights + i * W, v);
   }

@@ -65,6 +65,14 @@ const Kernels* supported(int i) {
   return i < count && kCandidates[i].runs() ? kCandidates[i].table : nullptr;
 }
 
+bool has_amx() {
+#if defined(VLLM_X86)
+  return __builtin_cpu_supports("amx-bf16");
+#else
+  return false;
+#endif
+}
+
 const Kernels& chosen() { return *current(); }
 
 void choose(const char* name) { current() = &find(name); }

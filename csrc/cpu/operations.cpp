@@ -4,6 +4,7 @@
 
 #include "kernels.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace vllm {
 namespace {
@@ -11,25 +12,30 @@ namespace {
 // Waking threads costs a few microseconds, in which one core moves about this many elements.
 constexpr int64_t kWorth = 1 << 15;
 
-int64_t rows_worth(int64_t row_elements) { return std::max<int64_t>(1, kWorth / std::max<int64_t>(1, row_elements)); }
+constexpr int64_t kWorthProducts = 1 << 20;  // and about as many multiplications
+constexpr int64_t kFewTokens = 8;            // most tokens for which linear layers are bound by memory
+
+int64_t rows_worth(int64_t elements) {
+  return std::max<int64_t>(1, kWorth / std::max<int64_t>(1, elements));
+}
 
 }  // namespace
 
 void rms_norm(const RmsNorm& a, int threads) {
   const Kernels& k = chosen();
-  parallel(threads, a.rows, rows_worth(a.width), [&](int64_t b, int64_t e) { k.rms_norm(a, b, e); });
+  parallel(threads, a.rows, rows_worth(a.width), [&](int64_t b, int64_t e, int) { k.rms_norm(a, b, e); });
 }
 
 void rotary(const Rotary& a, int threads) {
   const Kernels& k = chosen();
   const int64_t elements = (a.q.heads + a.k.heads) * 2 * a.half;
-  parallel(threads, a.tokens, rows_worth(elements), [&](int64_t b, int64_t e) { k.rotary(a, b, e); });
+  parallel(threads, a.tokens, rows_worth(elements), [&](int64_t b, int64_t e, int) { k.rotary(a, b, e); });
 }
 
 void silu_and_mul(const SiluAndMul& a, int threads) {
   const Kernels& k = chosen();
   parallel(threads, a.tokens, rows_worth(2 * a.width),
-           [&](int64_t b, int64_t e) { k.silu_and_mul(a, b, e); });
+           [&](int64_t b, int64_t e, int) { k.silu_and_mul(a, b, e); });
 }
 
 void write_kv(const WriteKV& a) {
@@ -45,9 +51,26 @@ void write_kv(const WriteKV& a) {
 
 void linear(const Linear& a, int threads) {
   const Kernels& k = chosen();
-  // A multiple of four outputs, as the kernel takes them; at least 64 KiB of bf16 weights.
-  const int64_t chunk = (rows_worth(a.inputs) + 3) / 4 * 4;
-  parallel(threads, a.outputs, chunk, [&](int64_t b, int64_t e) { k.linear(a, b, e); });
+  int64_t done = 0;
+  // Rows of weights must start on whole units, pairs of bf16.
+  if (a.tokens > kFewTokens && a.inputs % 2 == 0 && a.weight_stride % 2 == 0) {
+    const int64_t groups = a.outputs / kLinearGroup, tiles = (a.tokens + kTile - 1) / kTile;
+    const Scratch packed = scratch((a.tokens + 15) / 16 * 16 * a.inputs);
+    const int64_t block = kLinearGroup * kLinearDepth;
+    const Scratch blocks = scratch(threads * block);
+    parallel(threads, tiles, 1, [&](int64_t b, int64_t e, int) { k.linear_pack(a, packed.get(), b, e); });
+    const int64_t work = std::max<int64_t>(1, kLinearGroup * a.inputs * a.tokens);
+    parallel(threads, groups, std::max<int64_t>(1, kWorthProducts / work),
+             [&](int64_t b, int64_t e, int thread) {
+               k.linear_many(a, packed.get(), blocks.get() + thread * block, b * kLinearGroup,
+                             e * kLinearGroup);
+             });
+    done = groups * kLinearGroup;
+  }
+  // A multiple of 16 outputs, as the kernel takes them; at least 64 KiB of bf16 weights.
+  const int64_t chunk = (rows_worth(a.inputs) + 15) / 16 * 16;
+  parallel(threads, a.outputs - done, chunk,
+           [&](int64_t b, int64_t e, int) { k.linear_few(a, done + b, done + e); });
 }
 
 }  // namespace vllm

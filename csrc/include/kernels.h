@@ -93,8 +93,13 @@ struct Piece {
   float* partial;  // nullptr: `out` is written; else rows x (D + 2): unnormalised sums, max, weight
 };
 
+// Blocks of linear layers with many tokens: outputs at a time, and how deep a part of their weights stays
+// in the L2 cache beside the part of x that it is multiplied with.
+constexpr int kLinearGroup = 48;
+constexpr int kLinearDepth = 1024;
+
 constexpr int kMaxHeadDim = 256;
-constexpr int kFewRows = 16;   // most rows of a piece for attend_few
+constexpr int kFewRows = 8;    // most rows of a piece for attend_few: beyond, packing pays
 constexpr int kManyRows = 96;  // and for attend_many
 constexpr int kTile = 64;      // KVs that attention takes at a time
 
@@ -107,7 +112,11 @@ struct Kernels {
   void (*rms_norm)(const RmsNorm&, int64_t begin, int64_t end);
   void (*rotary)(const Rotary&, int64_t begin, int64_t end);
   void (*silu_and_mul)(const SiluAndMul&, int64_t begin, int64_t end);
-  void (*linear)(const Linear&, int64_t begin, int64_t end);
+  void (*linear_few)(const Linear&, int64_t begin, int64_t end);
+  // Many tokens: first tiles [begin, end) of kTile tokens are packed, then groups of outputs are made
+  // with them. packed: [T, inputs] floats with T padded to a multiple of 16; scratch: a group's block.
+  void (*linear_pack)(const Linear&, float* packed, int64_t begin, int64_t end);
+  void (*linear_many)(const Linear&, const float* packed, float* scratch, int64_t begin, int64_t end);
   void (*attend_few)(const Attention&, const Piece&, float* scratch);
   void (*attend_many)(const Attention&, const Piece&, float* scratch);
   // Write `out` for a piece whose KVs were split into `parts` partials, one after the other.
@@ -120,6 +129,8 @@ const Kernels& chosen();
 void choose(const char* name);
 // The i-th table that this machine can run, worst first; nullptr past the last.
 const Kernels* supported(int i);
+// Whether the machine has matrix units for bf16, which these kernels do not use.
+bool has_amx();
 
 void rms_norm(const RmsNorm&, int threads);
 void rotary(const Rotary&, int threads);

@@ -65,6 +65,10 @@ inline Vec load(const bf16* p) {
 inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
 
 inline void store(bf16* p, Vec v) {
+#if defined(__AVX512BF16__)
+  const __m256bh h = _mm512_cvtneps_pbh((__m512)v);
+  memcpy(p, &h, sizeof h);
+#else
   BitVec bits = (BitVec)v;
   bits = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   bits = v == v ? bits : BitVec{} + 0x7fc0;  // rounding must not turn a NaN into an infinity
@@ -73,6 +77,7 @@ inline void store(bf16* p, Vec v) {
 #else
   HalfBits h = __builtin_convertvector(bits, HalfBits);
   memcpy(p, &h, sizeof h);
+#endif
 #endif
 }
 
@@ -104,24 +109,36 @@ inline void each_vector(int64_t n, F f) {
 // ---- sums across lanes
 
 template <class V, int... I>
-inline auto halves(V v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, I...) +
-         __builtin_shufflevector(v, v, (static_cast<int>(sizeof...(I)) + I)...);
+inline auto low_half(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, I...);
 }
 
-template <class V>
-inline Four fold(V v) {
+template <class V, int... I>
+inline auto high_half(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (static_cast<int>(sizeof...(I)) + I)...);
+}
+
+// v's lanes brought together, four at a time.
+template <class V, class F>
+inline Four fold(V v, F both) {
   constexpr int lanes = sizeof(V) / 4;
   if constexpr (lanes == 4) {
     return v;
   } else {
-    return fold(halves(v, std::make_integer_sequence<int, lanes / 2>{}));
+    constexpr auto half = std::make_integer_sequence<int, lanes / 2>{};
+    return fold(both(low_half(v, half), high_half(v, half)), both);
   }
 }
 
 inline float sum(Vec v) {
-  Four f = fold(v);
+  const Four f = fold(v, [](auto a, auto b) { return a + b; });
   return (f[0] + f[2]) + (f[1] + f[3]);
+}
+
+inline float highest(Vec v) {
+  const Four f = fold(v, [](auto a, auto b) { return a > b ? a : b; });
+  const float a = f[0] > f[2] ? f[0] : f[2], b = f[1] > f[3] ? f[1] : f[3];
+  return a > b ? a : b;
 }
 
 template <int... I>
@@ -140,7 +157,8 @@ inline Vec quad_sums(Vec ab, Vec cd, std::integer_sequence<int, I...>) {
 // The sums of four vectors at once, for a third of the shuffles of four single sums.
 inline Four sum4(Vec a, Vec b, Vec c, Vec d) {
   constexpr auto lanes = std::make_integer_sequence<int, W>{};
-  return fold(quad_sums(pair_sums(a, b, lanes), pair_sums(c, d, lanes), lanes));
+  return fold(quad_sums(pair_sums(a, b, lanes), pair_sums(c, d, lanes), lanes),
+              [](auto x, auto y) { return x + y; });
 }
 
 // ---- exp

@@ -118,6 +118,7 @@ PLAIN = Difficulty(
     system=0.0,
 )
 FULL = Difficulty()
+TWO_HOPS = Difficulty(two_hop=0.5, spelled=0.2, small_talk=0.4)
 
 # What the loss and the curriculum make of a piece of an assistant message.
 ANSWER, HARD_ANSWER, REPETITION, TALK, NOTED = (
@@ -170,7 +171,7 @@ def _choose_facts(rng: random.Random, facts: int, how: Difficulty) -> tuple[list
             value = rng.choice([name for name in names if name != owner])
         found.setdefault((owner, attribute), Fact(owner, attribute, value))
     if how.two_hop and len(names) > 2:
-        for owner in rng.sample(names, max(1, len(names) // 8)):
+        for owner in rng.sample(names, max(1, len(names) // 5)):
             value = rng.choice([name for name in names if name != owner])
             found.setdefault((owner, "friend"), Fact(owner, "friend", value))
     return list(found.values()), spare

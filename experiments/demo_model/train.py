@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.demo_model import words
-from experiments.demo_model.data import FULL, PLAIN
+from experiments.demo_model.data import FULL, PLAIN, TWO_HOPS
 from experiments.demo_model.encode import Encoder
 from experiments.demo_model.model import DemoModel, ModelConfig
 from experiments.demo_model.structured_start import RETRIEVAL_HEADS, structured_start
@@ -36,6 +36,8 @@ STAGES = (  # tokens, fewest and most facts, what the conversations hold
     (4096, (16, 128), FULL),
 )
 LAST_STAGE_MIX = ((4, 0.12), (5, 0.2), (6, 0.31), (7, 0.31), (8, 0.06))
+# The second phase: more questions of two hops, and shorter conversations, so that more fit a minute.
+TWO_HOP_MIX = ((3, 0.15), (4, 0.25), (5, 0.25), (6, 0.2), (7, 0.15))
 ADVANCE_AT, FEWEST_STEPS = 0.88, 15
 WARM_UP, DECAY_SHARE, LOWEST_RATE = 100, 0.3, 0.03
 
@@ -53,8 +55,9 @@ def write_weights(
 class Curriculum:
     """Which stage the next batch comes from, and when to go on to a harder one."""
 
-    def __init__(self, rng: random.Random, stage: int = 0) -> None:
-        self.rng, self.stage = rng, stage
+    def __init__(self, rng: random.Random, two_hops: bool) -> None:
+        self.rng, self.two_hops = rng, two_hops
+        self.stage = len(STAGES) - 2 if two_hops else 0
         self.accuracy, self.steps = 0.0, 0
 
     @property
@@ -63,7 +66,8 @@ class Curriculum:
 
     def draw(self) -> int:
         if self.last:
-            stages, chances = zip(*LAST_STAGE_MIX, strict=True)
+            mix = TWO_HOP_MIX if self.two_hops else LAST_STAGE_MIX
+            stages, chances = zip(*mix, strict=True)
             return self.rng.choices(stages, chances)[0]
         if self.stage == 0 or self.rng.random() < 0.75:
             return self.stage
@@ -124,7 +128,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume:
         model.load_hugging_face_weights(load_file(args.resume))
     optimizer = make_optimizer(model, args.rate)
-    curriculum = Curriculum(rng, args.stage)
+    curriculum = Curriculum(rng, args.two_hops)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     bar = tqdm(total=args.steps, mininterval=5)
@@ -136,6 +140,8 @@ def train(args: argparse.Namespace) -> None:
             break
         stage = curriculum.draw()
         length, facts, difficulty = STAGES[stage]
+        if args.two_hops:
+            difficulty = TWO_HOPS
         ids, weights = encoder.batch(
             rng, max(1, args.batch_tokens // length), length, facts, difficulty
         )
@@ -184,7 +190,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="weights to go on from")
-    parser.add_argument("--stage", type=int, default=0, help="first stage of the curriculum")
+    parser.add_argument("--two-hops", action="store_true", help="the second phase; see --resume")
     parser.add_argument(
         "--retrieval", type=_heads, default=RETRIEVAL_HEADS, help="layer:kv_head,... of the start"
     )

@@ -69,6 +69,12 @@ CONFIGS: dict[str, Callable[[], hf.PretrainedConfig]] = {
         max_window_layers=1,
         tie_word_embeddings=True,
     ),
+    "qwen2-layer-types": lambda: small(
+        hf.Qwen2Config,
+        use_sliding_window=True,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
     "qwen2-yarn": lambda: small(
         hf.Qwen2Config,
         max_position_embeddings=64,

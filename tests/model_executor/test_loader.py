@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaConfig
+from transformers import GPT2Config, LlamaConfig, OPTConfig, PretrainedConfig
 
 from vllm import kernels
 from vllm.kernels import Ops
@@ -25,6 +25,14 @@ from vllm.model_executor.safetensors import DTYPES, read_header, read_tensors
 
 from .harness import Case, Driver, load, make_case
 
+OPT = {
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "ffn_dim": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 64,
+}
 SINGLE, INDEX = loader.SINGLE, loader.INDEX
 
 
@@ -303,6 +311,31 @@ def test_what_older_checkpoints_carry_along(
     save_file(weights, tmp_path / SINGLE)
     with pytest.raises(ValueError, match=r"missing weights: lm_head\.weight"):
         load_model(tmp_path, case.hf, plain, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("made", "prefix", "mask"),
+    [
+        (
+            GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=64),
+            "transformer.",
+            "h.1.attn.bias",
+        ),
+        (OPTConfig(**OPT), "model.", None),
+    ],
+    ids=["gpt2", "opt"],
+)
+def test_first_releases_have_shorter_names(
+    plain: Ops, tmp_path: Path, made: PretrainedConfig, prefix: str, mask: str | None
+) -> None:
+    case = make_case(tmp_path, made)
+    expected = load(case, plain).state_dict()
+    weights = load_file(tmp_path / SINGLE)
+    assert all(name.startswith(prefix) for name in weights)
+    short = {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    save_file(short | ({mask: torch.ones(1, 1, 8, 8)} if mask else {}), tmp_path / SINGLE)
+    for name, weight in load(case, plain).state_dict().items():
+        assert torch.equal(weight, expected[name]), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

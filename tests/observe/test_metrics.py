@@ -42,6 +42,7 @@ def finish(metrics: Metrics, reason: str = "stop", n: int = 1, tokens: int = 11)
         reason,
         prompt_tokens=100,
         generation_tokens=tokens,
+        longest_output=-(-tokens // n),
         cached_tokens=64,
         e2e=3.0,
         queue=0.5,

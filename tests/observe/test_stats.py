@@ -31,6 +31,7 @@ WORK = EngineStats(
     running=2,
     waiting=1,
     kv_usage=0.125,
+    prefix_requests=1,
     prefix_queries=200,
     prefix_hits=50,
     computed_prompt_tokens=150,

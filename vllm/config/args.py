@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 
 from vllm.config import hub
 from vllm.config.engine import CacheConfig, DeviceConfig, LoadConfig, SchedulerConfig, VllmConfig
-from vllm.config.flags import flag
+from vllm.config.flags import add_flags, check_types, flag
 from vllm.config.model import (
     ModelConfig,
     read_generation,
@@ -52,7 +53,7 @@ class EngineArgs:
     )
     seed: int = flag(0, "Model", "Seed of requests that bring none.")
     max_model_len: int | None = flag(
-        None, "Model", "Context length, prompt and output together; 8k means 8192.", size=True
+        None, "Model", "Context length, prompt and output together; 8K means 8192.", size=True
     )
     revision: str | None = flag(None, "Model", "Branch, tag or commit of a hub model.")
     hf_overrides: dict[str, Any] = flag(None, "Model", "JSON object laid over config.json.")
@@ -78,14 +79,16 @@ class EngineArgs:
         "auto", "Device", "Kernel set.", choices=("auto", "reference", "cpu", "triton")
     )
     cpu_threads: int | None = flag(
-        None, "Device", "Threads of the CPU kernels; default: OMP_NUM_THREADS, or the CPUs it may use."
+        None,
+        "Device",
+        "Threads of the CPU kernels; default: OMP_NUM_THREADS, or the CPUs it may use.",
     )
     gpu_memory_utilization: float = flag(
         0.92, "Cache", "Share of the GPU's memory to use (no effect on CPU)."
     )
     block_size: int = flag(16, "Cache", "Tokens a block.")
     kv_cache_memory_bytes: int | None = flag(
-        None, "Cache", "Bytes of KV cache; 2g means 2 GiB.", size=True
+        None, "Cache", "Bytes of KV cache; 2G means 2 GiB.", size=True
     )
     num_gpu_blocks_override: int | None = flag(
         None, "Cache", "Blocks of KV cache, whatever the memory.", size=True
@@ -119,6 +122,26 @@ class EngineArgs:
         False, "Observability", "No statistics: no log line, no metrics."
     )
 
+    def __post_init__(self) -> None:
+        """Programs may give paths and torch's dtypes where flags are text, and -1 for auto."""
+        for name in ("model", "tokenizer", "generation_config", "chat_template", "download_dir"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                setattr(self, name, os.fspath(value))
+        self.dtype = str(self.dtype).removeprefix("torch.")
+        if self.max_model_len in (-1, "auto"):
+            self.max_model_len = None
+
+    @staticmethod
+    def add_cli_args(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Give a program's own parser all of the engine's flags."""
+        add_flags(parser, EngineArgs)
+        return parser
+
+    @classmethod
+    def from_cli_args(cls, args: argparse.Namespace) -> EngineArgs:
+        return cls.from_mapping(args)
+
     @classmethod
     def from_mapping(cls, values: Any) -> EngineArgs:
         """From a namespace or mapping that may hold other things too."""
@@ -127,10 +150,13 @@ class EngineArgs:
 
     def create_engine_config(self, *, serving: bool = False) -> VllmConfig:
         """Check everything and read the model's files (not its weights). Raises ValueError."""
+        check_types(self)
         if self.tensor_parallel_size != 1:
             raise ValueError("tensor_parallel_size: only 1 is supported for now")
-        if self.hf_overrides is not None and not isinstance(self.hf_overrides, dict):
-            raise ValueError("hf_overrides must be a JSON object")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}"
+            )
         if self.trust_remote_code:
             logger.info("trust_remote_code has no effect: code from model folders is never run.")
         return VllmConfig(
@@ -149,7 +175,11 @@ class EngineArgs:
             download_dir=self.download_dir,
             weights=self.load_format != "dummy",
         )
-        tokenizer = hub.resolve(self.tokenizer, weights=False) if self.tokenizer else folder
+        tokenizer = folder
+        if self.tokenizer:
+            tokenizer = hub.resolve(
+                self.tokenizer, download_dir=self.download_dir, weights=False, tokenizer_only=True
+            )
         hf = read_json(folder / "config.json") | (self.hf_overrides or {})
         generation, eos = read_generation(
             folder, self.generation_config, self.override_generation_config or {}, hf
@@ -185,7 +215,7 @@ class EngineArgs:
             asked = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
             try:
                 memory = int(float(asked) * 2**30) if asked else _default_kv_bytes()
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise ValueError(
                     f"VLLM_CPU_KVCACHE_SPACE must be a number of GiB, not {asked!r}"
                 ) from None

@@ -45,7 +45,7 @@ def human_size(text: str) -> int:
 
     Raises argparse.ArgumentTypeError.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmgtKMGT]?)(i?)[bB]?", text.strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(?:([kmgtKMGT])(i?))?[bB]?", text.strip())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 4096, 4k or 4K")
     number, unit, binary = match.groups()
@@ -54,6 +54,10 @@ def human_size(text: str) -> int:
     if value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(value)
+
+
+def _size_or_auto(text: str) -> int | None:
+    return None if text.strip() == "auto" else human_size(text)
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -71,6 +75,10 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
 
     `--config FILE.yaml` stands for the flags in the file; what is on the command line wins.
     """
+
+    def __init__(self, *args: Any, **given: Any) -> None:
+        """As argparse's, but a flag's beginning does not stand for the flag."""
+        super().__init__(*args, **{"allow_abbrev": False, **given})
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = self._with_config([_dashed(w) for w in (sys.argv[1:] if args is None else args)])
@@ -114,26 +122,36 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         positional: list[str] = []
         for name, value in values.items():
             option = "--" + str(name).replace("_", "-")
+            if name == "model" and self._has_positional(words):
+                continue  # a model on the command line beats the file's
             if name == "model" and "--model" not in known:
-                # A model on the command line beats the file's.
-                if not words or words[0].startswith("-"):
-                    positional = [str(value)]
+                positional = [str(value)]
                 continue
             if option not in known:
                 near = difflib.get_close_matches(option, known, 1)
                 hint = f" (did you mean {near[0][2:]}?)" if near else ""
                 self.error(f"--config {path}: unknown key {name!r}{hint}")
             if isinstance(value, bool):
+                if not value and isinstance(known[option], argparse._StoreTrueAction):
+                    continue  # a plain switch that is off
                 before.append(option if value else "--no-" + option[2:])
-                if before[-1] not in known:
-                    before.pop()  # a plain switch that is off
             elif isinstance(value, dict):
                 before += [option, json.dumps(value)]
             elif isinstance(value, list):
-                before += [option, *map(str, value)]
+                if known[option].nargs not in ("+", "*"):
+                    self.error(f"--config {path}: {name} takes one value, not a list")
+                before += [option, *map(str, value)] if value else []
             elif value is not None:
                 before.append(f"{option}={value}")
+        # A positional word behind a flag of several values would be one more of those.
+        while words and not words[0].startswith("-"):
+            positional.append(words.pop(0))
         return positional + before + words
+
+    def _has_positional(self, words: list[str]) -> bool:
+        alone, _ = self.parse_known_args(words)
+        given = [getattr(alone, a.dest, None) for a in self._actions if not a.option_strings]
+        return any(value is not None for value in given)
 
 
 def _dashed(word: str) -> str:
@@ -163,7 +181,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str]
         if kind is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif f.metadata["size"]:
-            options["type"] = human_size
+            options["type"] = human_size if f.default is not None else _size_or_auto
             options["metavar"] = "N"
         elif kind is dict:
             options["type"] = _json_object
@@ -175,6 +193,24 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str]
         if f.metadata["many"]:
             options["nargs"] = "+"
         groups[title].add_argument(*names, **options)
+
+
+def check_types(args: Any) -> None:
+    """Raise ValueError, naming the field, for a value that its flag could not have given.
+
+    Keyword arguments come unchecked, where the parser checks flags.
+    """
+    hints = get_type_hints(type(args))
+    for f in dataclasses.fields(args):
+        value = getattr(args, f.name)
+        if "group" not in f.metadata or (value is None and f.default is None):
+            continue
+        kind, choices = _scalar(hints[f.name]), f.metadata["choices"]
+        right = isinstance(value, (int, float) if kind is float else kind)
+        if not right or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{f.name} must be of type {kind.__name__}, not {value!r}")
+        if choices is not None and value not in choices:
+            raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
 
 
 def _scalar(hint: Any) -> type:

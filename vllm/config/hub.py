@@ -19,26 +19,28 @@ def resolve(
     revision: str | None = None,
     download_dir: str | None = None,
     weights: bool = True,
+    tokenizer_only: bool = False,
 ) -> Path:
     """The folder of `model`: None is the shipped demo model, a path is itself, else a hub id.
 
     A hub id is downloaded (or found in the hub's cache) with a progress bar; only configuration,
-    tokenizer and safetensors files are fetched, and without `weights` no safetensors.
+    tokenizer and safetensors files are fetched, and without `weights` no safetensors. A folder
+    needs a config.json unless it is `tokenizer_only`.
     Raises ValueError when there is no such folder, or no such model can be had.
     """
     if model is None:
         return demo_model()
     path = Path(model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
+        if not tokenizer_only and not (path / "config.json").is_file():
             raise ValueError(f"model folder {model} has no config.json")
         return path
-    if path.exists() or model.startswith(("/", "./", "../", "~")) or model.count("/") != 1:
+    if path.exists() or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise ValueError(
-            f"model {model!r} is neither a folder nor a hub id of the form organisation/name"
+            f"model {model!r} is neither a folder nor a hub id such as organisation/name"
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     patterns = ALLOWED if weights else [p for p in ALLOWED if p != "*.safetensors"]
     try:
@@ -47,12 +49,12 @@ def resolve(
                 model, revision=revision, cache_dir=download_dir, allow_patterns=patterns
             )
         )
-    except (LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, HfHubHTTPError):
-            raise ValueError(f"the hub does not give model {model!r}: {error}") from error
-        raise ValueError(
-            f"model {model!r} is not in the local cache and the hub cannot be reached; "
-            "give the path of a model folder, or download it first where there is a network"
-        ) from error
+    except HfHubHTTPError as error:
+        raise ValueError(f"the hub does not give model {model!r}: {error}") from error
     except HFValidationError as error:
         raise ValueError(f"{model!r} is not a valid hub id: {error}") from error
+    except Exception as error:  # which HTTP client's errors these are depends on the hub's version
+        raise ValueError(
+            f"model {model!r} is not in the local cache and cannot be had from the hub; give the "
+            f"path of a model folder, or download it first where there is a network ({error})"
+        ) from error

@@ -102,14 +102,8 @@ def resolve_dtype(asked: str, hf: dict[str, Any]) -> str:
 
 def resolve_max_len(asked: int | None, hf: dict[str, Any], *, allow_longer: bool) -> int:
     """The context length: what is asked for, at most what the model was made for."""
-    derived = next(
-        (
-            int(hf[name])
-            for name in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-            if hf.get(name)
-        ),
-        2048,
-    )
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    derived = _positive(hf, *names) if any(hf.get(name) for name in names) else 2048
     if asked is None:
         return derived
     if asked < 1:
@@ -142,12 +136,16 @@ def read_generation(
         if not path.is_file():
             raise ValueError(f"generation_config {source!r}: there is no file {path}")
     given = read_json(path) if path.is_file() else {}
-    ids = given.get("eos_token_id", hf.get("eos_token_id"))
-    eos = tuple(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    ids: Any = next(
+        (g["eos_token_id"] for g in (overrides, given, hf) if g.get("eos_token_id") is not None), []
+    )
+    eos = tuple(ids if isinstance(ids, list) else [ids])
     if not all(isinstance(i, int) for i in eos):
         raise ValueError(f"{path}: eos_token_id must be an integer or a list of them, not {ids!r}")
     if source == "vllm":
         given = {}
+    if "temperature" in overrides:
+        given.pop("do_sample", None)
     given = given | overrides
     defaults = {name: given[name] for name in _SAMPLING_DEFAULTS if given.get(name) is not None}
     if given.get("do_sample") is False:

@@ -60,8 +60,19 @@ class StepResult:
     prompt_logprobs: dict[int, list[TokenLogprobs]] | None = None  # sequence -> this chunk's
 
 
+class BlockIO(Protocol):
+    """The bytes of device blocks, for the tiers."""
+
+    def view(self, block: int) -> memoryview:
+        """All bytes of one block, writable, in the arena itself."""
+        ...
+
+
 class Executor(Protocol):
     """Runs plans: in this process, in others, or in the simulator."""
+
+    @property
+    def blocks(self) -> BlockIO: ...
 
     def execute(self, plan: StepPlan) -> StepResult: ...
 

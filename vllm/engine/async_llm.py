@@ -38,6 +38,7 @@ from vllm.sampling_params import SamplingParams
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 30.0  # seconds
+LAST_WORDS = 0.2  # seconds in which a core that has ended may still be heard to say why
 Answer = RequestOutput | Exception
 
 
@@ -55,11 +56,16 @@ class AsyncLLM:
         recorder: Recorder | None = None,
     ) -> None:
         self.config = config
-        self.tokenizer = make_tokenizer(config)
+        try:
+            self.tokenizer = make_tokenizer(config)
+        except BaseException:
+            process.stop()
+            raise
         self.max_model_len = config.model.max_model_len  # the core may cut it; see `is_ready`
         self.ready: Ready | None = None
         self._output = OutputProcessor(self.tokenizer, recorder)
-        self._queues: dict[str, asyncio.Queue[Answer]] = {}
+        self._names: dict[str, str] = {}  # request id -> its name in the core; see `generate`
+        self._queues: dict[str, asyncio.Queue[Answer]] = {}  # by that name
         self._calls: dict[int, asyncio.Future[object]] = {}
         self._numbers = itertools.count()
         self._dead: EngineDeadError | None = None
@@ -104,12 +110,15 @@ class AsyncLLM:
         Raises VLLMValidationError, QueueFullError or EngineDeadError; see `EngineClient`.
         """
         await self.is_ready()
-        if request_id in self._queues:
+        if request_id in self._names:
             raise VLLMValidationError(
                 f"a request with the id {request_id} is running already", parameter="request_id"
             )
+        # Unique, so that what is still on its way of a request that was left can never be taken for
+        # the output of the next one with the same id.
+        name = f"{request_id}#{next(self._numbers)}"
         request, text = InputProcessor(self.config, self.tokenizer, self.max_model_len).make(
-            request_id,
+            name,
             prompt,
             sampling_params,
             priority=priority,
@@ -117,7 +126,7 @@ class AsyncLLM:
             arrival=time.time(),
         )
         queue: asyncio.Queue[Answer] = asyncio.Queue()
-        self._queues[request_id] = queue
+        self._names[request_id], self._queues[name] = name, queue
         self._output.add(request, text, monotonic())
         finished = False
         try:
@@ -125,25 +134,25 @@ class AsyncLLM:
             while not finished:
                 answer = await queue.get()
                 if isinstance(answer, Exception):
-                    finished = True
                     raise answer
                 finished = answer.finished
+                answer.request_id = request_id
                 yield answer
         finally:
-            del self._queues[request_id]
+            del self._names[request_id], self._queues[name]
             if not finished:
-                self._output.drop(request_id)
-                self._send_now(AbortRequests([request_id]))
+                self._output.drop(name)
+                self._send_now(AbortRequests([name]))
 
     async def abort(self, request_id: str) -> None:
         """End a request from outside: its iterator gets a last output with reason "abort"."""
-        queue = self._queues.get(request_id)
-        if queue is None:
+        name = self._names.get(request_id)
+        if name is None:
             return
-        last = self._output.abort(request_id, monotonic())
-        await self._send(AbortRequests([request_id]))
+        last = self._output.abort(name, monotonic())
         if last is not None:
-            queue.put_nowait(last)
+            self._queues[name].put_nowait(last)
+        await self._send(AbortRequests([name]))
 
     async def check_health(self) -> None:
         self._raise_if_dead()
@@ -172,6 +181,7 @@ class AsyncLLM:
         self._process.stop()
         self._inbox.close(0)
         self._outbox.close(0)
+        self._context.term()
 
     # ---- the line to the core -----------------------------------------------------------------
 
@@ -184,10 +194,11 @@ class AsyncLLM:
 
     def _watch(self) -> None:
         code = self._process.wait()
-        if not self._closing and self._loop is not None:
+        loop = self._loop
+        if not self._closing and loop is not None:
             message = f"the engine process ended with exit code {code}"
             with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
-                self._loop.call_soon_threadsafe(self._die, message)
+                loop.call_soon_threadsafe(loop.call_later, LAST_WORDS, self._die, message)
 
     async def _read(self) -> None:
         try:

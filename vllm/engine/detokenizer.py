@@ -8,18 +8,19 @@ from vllm.engine.tokenizer import Tokenizer
 
 CONTEXT = 6  # prompt tokens in front, so that the first output token is spaced as in running text
 STUCK = 16  # this many tokens without a whole character are not a character being spelt out
+PENDING = 3  # tokens: an incomplete character has at most three bytes
 INCOMPLETE = "\ufffd"  # what decoders put for bytes that are no character (yet)
 
 
 class Detokenizer:
     """The text of one output.
 
-    Tokens before `_prefix` are settled. Decoding `[_prefix, _read)` and `[_prefix, end)` and taking
-    the difference gives the new text whatever a decoder does with spaces; text that ends in an
-    incomplete character waits for the token that completes it.
+    A window of tokens is decoded again with each new one, and what that adds to the text told of it
+    so far is new, whatever a decoder does with spaces. Text that ends in an incomplete character
+    waits for the token that completes it.
 
-        | settled | decoded already | new |
-                  _prefix           _read
+        | settled | told already | new |
+                  _start         _read
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class Detokenizer:
         min_tokens: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
-        self._ids = list(prompt[-CONTEXT:])
-        self._prefix, self._read = 0, len(self._ids)
         self._skip_special = skip_special_tokens
+        self._ids = [token for token in prompt[-CONTEXT:] if not self._silent(token)]
+        self._start, self._read = 0, len(self._ids)
+        self._told = self._decode(0)
         self._stop = list(stop)
         self._include_stop = include_stop
         # A stop string may begin in text that is out already; so much is held back.
@@ -47,22 +49,31 @@ class Detokenizer:
 
     def add(self, token: int) -> str | None:
         """Append a token; returns the stop string that it completes, if any, and cuts the text."""
-        self._ids.append(token)
         self._count += 1
-        before = self._decode(self._prefix, self._read)
-        whole = self._decode(self._prefix, len(self._ids))
-        stuck = len(self._ids) - self._read > STUCK
-        if len(whole) <= len(before) or (whole.endswith(INCOMPLETE) and not stuck):
+        if self._silent(token):
             return None
-        self._settle(whole[len(before) :])
-        return self._find_stop(len(whole) - len(before))
+        self._ids.append(token)
+        whole = self._decode(self._start)
+        new = self._new(whole)
+        stuck = len(self._ids) - self._read > STUCK
+        if whole.endswith(INCOMPLETE):
+            if not stuck:
+                return None
+            # The last character may still be completed; what is in front of it will not change.
+            new = new[:-1]
+            self._start = self._read = len(self._ids) - PENDING
+            self._told = self._decode(self._start)[:-1]
+        elif new or stuck:
+            self._start, self._read = self._read, len(self._ids)
+            self._told = self._decode(self._start)
+        self.text += new
+        return self._find_stop(len(new))
 
     def finish(self) -> None:
         """No more tokens: what was held back as an incomplete character is let go."""
-        before = self._decode(self._prefix, self._read)
-        whole = self._decode(self._prefix, len(self._ids))
-        if len(whole) > len(before):
-            self._settle(whole[len(before) :])
+        self.text += self._new(self._decode(self._start))
+        self._start = self._read = len(self._ids)
+        self._told = ""
 
     def take(self, *, finished: bool) -> str:
         """The text since the last call, but for what may still become a stop string."""
@@ -76,12 +87,22 @@ class Detokenizer:
         """All text that `take` has given so far."""
         return self.text[: self._sent]
 
-    def _settle(self, new: str) -> None:
-        self.text += new
-        self._prefix, self._read = self._read, len(self._ids)
+    def _silent(self, token: int) -> bool:
+        """Whether decoding leaves the token out; the window then does without it too."""
+        if self._skip_special and token in self._tokenizer.special_ids:
+            return True
+        return token >= self._tokenizer.vocab_size and not self._tokenizer.token(token)
 
-    def _decode(self, start: int, end: int) -> str:
-        return self._tokenizer.decode(self._ids[start:end], skip_special_tokens=self._skip_special)
+    def _decode(self, start: int) -> str:
+        return self._tokenizer.decode(self._ids[start:], skip_special_tokens=self._skip_special)
+
+    def _new(self, whole: str) -> str:
+        """What the window's text has beyond what was told of it."""
+        for told in (self._told, self._told.rstrip(INCOMPLETE)):  # a prompt may end mid-character
+            if whole.startswith(told):
+                return whole[len(told) :]
+        # New bytes made characters before them invalid, which are out already.
+        return self._decode(self._read)
 
     def _find_stop(self, new: int) -> str | None:
         """The stop string that begins first in the text that `new` characters have completed."""

@@ -14,7 +14,8 @@ from vllm.engine.tokenizer import Tokenizer
 from vllm.sampling_params import SamplingParams
 
 MAX_SALT = 128
-_SALT_REFUSED = re.compile(r"[@/\\\x00]")
+_SALT_REFUSED = re.compile(r"[@/\\\x00\ud800-\udfff]")
+INT64 = 2**63  # what a message to the core can hold
 
 
 class InputProcessor:
@@ -25,6 +26,10 @@ class InputProcessor:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab = config.model.vocab_size
+        ends = list(config.model.eos_token_ids)
+        if tokenizer is not None and tokenizer.eos_token_id is not None:
+            ends.append(tokenizer.eos_token_id)
+        self._eos = [token for token in dict.fromkeys(ends) if 0 <= token < self._vocab]
 
     def make(
         self,
@@ -43,9 +48,14 @@ class InputProcessor:
         """
         text, ids, salt = self._prompt(prompt)
         self._verify_ids(ids)
+        params = params.clone()  # the caller may change theirs, and may have done so
         params.verify_for(self._vocab, self._config.model.max_logprobs)
         if params.stop and self._tokenizer is None:
             raise VLLMValidationError("stop strings need a tokenizer", parameter="stop")
+        if not isinstance(priority, int) or not -INT64 <= priority < INT64:
+            raise VLLMValidationError(
+                "priority must be an integer of 64 bits", parameter="priority", value=priority
+            )
         if priority != 0 and self._config.scheduler.policy != "priority":
             raise VLLMValidationError(
                 "priority needs an engine with --scheduling-policy priority",
@@ -61,7 +71,7 @@ class InputProcessor:
             arrival=time.time() if arrival is None else arrival,
             priority=priority,
             cache_salt=_salt(salt if cache_salt is None else cache_salt),
-            eos_token_ids=list(self._config.model.eos_token_ids),
+            eos_token_ids=list(self._eos),
             bad_words_token_ids=self._bad_words(params),
         )
         return request, text
@@ -81,9 +91,9 @@ class InputProcessor:
                 raise VLLMValidationError(
                     "a prompt dict needs prompt or prompt_token_ids", parameter="prompt"
                 )
-            prompt = text if ids is None else ids
-            if ids is not None and isinstance(text, str):
-                return text, self._id_list(ids), salt
+            if ids is not None:
+                return text if isinstance(text, str) else None, self._id_list(ids), salt
+            prompt = text
         if isinstance(prompt, str):
             if self._tokenizer is None:
                 raise VLLMValidationError(
@@ -132,9 +142,11 @@ class InputProcessor:
             raise VLLMValidationError("bad_words need a tokenizer", parameter="bad_words")
         found = []
         for word in params.bad_words:
-            for text in (word.lstrip(), " " + word.lstrip()):
+            bare = word.lstrip(" ")
+            for text in (bare, " " + bare):
                 ids = self._tokenizer.encode(text, add_special_tokens=False)
-                if ids and ids not in found:
+                # A word with an id that the model lacks can never come.
+                if ids and max(ids) < self._vocab and ids not in found:
                     found.append(ids)
         return found
 

@@ -30,6 +30,8 @@ class LLMEngine:
         self.max_model_len = self.core.capacity.max_model_len
         self._input = InputProcessor(config, self.tokenizer, self.max_model_len)
         self._output = OutputProcessor(self.tokenizer, recorder)
+        self._held: list[RequestOutput] = []  # of a step that raised for another request
+        self._rejected: list[RequestRejectedError] = []  # still to be raised
 
     def add_request(
         self,
@@ -50,24 +52,34 @@ class LLMEngine:
         self.core.add(request)
 
     def step(self) -> list[RequestOutput]:
-        """One step. Raises RequestRejectedError when a request was refused by the core."""
+        """One step. Raises RequestRejectedError when a request was refused by the core.
+
+        The next step then returns what others got; a further refused one is told by the step after.
+        """
+        held, self._held = self._held, []
+        if self._rejected:
+            self._held = held
+            raise self._rejected.pop(0)
         if not self.core.has_work:
-            return []
-        outputs, ended, rejected = self._output.process(self.core.step())
+            return held
+        outputs, ended, self._rejected = self._output.process(self.core.step())
         if ended:
             self.core.end(ended)
-        if rejected:
-            raise rejected[0]
-        return outputs
+        if self._rejected:
+            self._held = held + outputs
+            raise self._rejected.pop(0)
+        return held + outputs
 
     def has_unfinished_requests(self) -> bool:
-        return len(self._output) > 0
+        return bool(len(self._output) or self._held or self._rejected)
 
     def abort_request(self, request_ids: str | list[str]) -> None:
         """Forget requests; their blocks are free at once."""
         ids = [request_ids] if isinstance(request_ids, str) else request_ids
         for request_id in ids:
             self._output.drop(request_id)
+        self._held = [output for output in self._held if output.request_id not in ids]
+        self._rejected = [error for error in self._rejected if error.request_id not in ids]
         self.core.abort(ids)
 
     def reset_prefix_cache(self) -> bool:

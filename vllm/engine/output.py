@@ -28,6 +28,7 @@ class Recorder(Protocol):
         *,
         prompt_tokens: int,
         generation_tokens: int,
+        longest_output: int,
         cached_tokens: int,
         e2e: float,
         queue: float,
@@ -133,6 +134,8 @@ class OutputProcessor:
         for completion in state.completions:
             if not completion.output.finished():
                 completion.output.finish_reason = "abort"
+                if completion.detokenizer is not None:
+                    completion.detokenizer.finish()
         state.unfinished = 0
         self._record_finish(state, "abort", now)
         return self._hand_out(state, list(range(len(state.completions))))
@@ -181,7 +184,8 @@ class OutputProcessor:
 
     def _apply(self, state: _State, output: SequenceOutput, now: float) -> bool:
         """Take one sequence's news in. False when there is nothing to tell of it."""
-        if output.prompt_logprobs and state.prompt_logprobs is not None:
+        # The request's other outputs compute the prompt's last block again, and tell of it too.
+        if output.prompt_logprobs and state.prompt_logprobs is not None and output.index == 0:
             state.prompt_logprobs += [self._position(p) for p in output.prompt_logprobs]
         completion = state.completions[output.index]
         made = completion.output
@@ -309,6 +313,7 @@ class OutputProcessor:
             reason,
             prompt_tokens=len(request.prompt_token_ids),
             generation_tokens=stats.num_generation_tokens,
+            longest_output=max(len(c.output.token_ids) for c in state.completions),
             cached_tokens=state.cached,
             e2e=max(0.0, now - stats.arrival_time),
             queue=max(0.0, stats.scheduled_ts - stats.queued_ts),

@@ -80,7 +80,7 @@ class CoreProcess:
 
     def stop(self, timeout: float = 5.0) -> None:
         """End the process: close its standard input, then insist. Safe to call again."""
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None:
             assert self._process.stdin is not None
             self._process.stdin.close()
             try:

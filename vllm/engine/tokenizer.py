@@ -8,14 +8,16 @@ object that their programs expect.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from jinja2.ext import loopcontrols
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as RustTokenizer
 
@@ -23,6 +25,8 @@ from vllm.config.model import read_json
 from vllm.core.errors import VLLMValidationError
 
 MAX_RENDERED_CHARS = 32 << 20
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_NAMED = tuple(f"{n}_token" for n in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 class Tokenizer:
@@ -31,26 +35,27 @@ class Tokenizer:
     def __init__(self, folder: Path, chat_template: str | None = None) -> None:
         """Raises ValueError when the folder holds no tokenizer that can be read."""
         self.folder = folder
-        self._rust = _load(folder)
         path = folder / "tokenizer_config.json"
         self.config = read_json(path) if path.is_file() else {}
         self._chat_template = chat_template
         special = self._special_names()
         self.bos_token, self.eos_token = special.get("bos_token"), special.get("eos_token")
         self._special = special
+        self._rust = _load(folder)
+        self._hf: Any = None
+        # Ids below this may be decoded; a model's vocabulary may be padded to more.
+        self.vocab_size: int = self._rust.get_vocab_size(with_added_tokens=True)
         added = self._rust.get_added_tokens_decoder()
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids below this may be decoded; a model's vocabulary may be padded to more."""
-        return self._rust.get_vocab_size(with_added_tokens=True)
 
     @property
     def eos_token_id(self) -> int | None:
         return None if self.eos_token is None else self._rust.token_to_id(self.eos_token)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Raises VLLMValidationError for text that is not valid Unicode."""
+        if _SURROGATES.search(text):
+            raise VLLMValidationError("the text is not valid Unicode", parameter="prompt")
         return self._rust.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
@@ -87,7 +92,7 @@ class Tokenizer:
         found: dict[str, str] = {}
         path = self.folder / "special_tokens_map.json"
         for source in (read_json(path) if path.is_file() else {}, self.config):
-            for name in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            for name in _NAMED:
                 value = source.get(name)
                 value = value.get("content") if isinstance(value, dict) else value
                 if isinstance(value, str):
@@ -102,11 +107,20 @@ class Tokenizer:
         path = self.folder / "chat_template.jinja"
         if path.is_file():
             return path.read_text(encoding="utf-8")
+        return self._named_templates().get("default")
+
+    def _named_templates(self) -> dict[str, str]:
         given = self.config.get("chat_template")
         if isinstance(given, list):  # several, by name
             named = {t.get("name"): t.get("template") for t in given if isinstance(t, dict)}
-            given = named.get("default")
-        return given if isinstance(given, str) else None
+        else:
+            named = {"default": given}
+        return {str(name): text for name, text in named.items() if isinstance(text, str)}
+
+    def _template_for(self, tools: list[dict[str, Any]] | None) -> str | None:
+        if tools and self._chat_template is None:
+            return self._named_templates().get("tool_use", self.chat_template)
+        return self.chat_template
 
     def render_chat(
         self,
@@ -124,44 +138,61 @@ class Tokenizer:
                 "continue_final_message and add_generation_prompt exclude each other",
                 parameter="continue_final_message",
             )
-        template = chat_template or self.chat_template
+        template = chat_template or self._template_for(tools)
         if template is None:
             raise VLLMValidationError(
                 "the model has no chat template; give one with --chat-template, or use completions",
                 parameter="messages",
             )
+        if continue_final_message:
+            messages = _marked(messages)
+        names = {"documents": None} | self._special | kwargs
+        names |= {
+            "messages": messages,
+            "tools": tools,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        text, left = "", MAX_RENDERED_CHARS
         try:
-            text = _compiled(template).render(
-                messages=messages,
-                add_generation_prompt=add_generation_prompt,
-                tools=tools,
-                **(self._special | kwargs),
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, RecursionError) as error:
+            pieces = []
+            for piece in _compiled(template).generate(names):
+                left -= len(piece)
+                if left < 0:
+                    break
+                pieces.append(piece)
+            text = "".join(pieces)
+        except Exception as error:  # a template may do anything to what it is given
             raise VLLMValidationError(
-                f"the chat template cannot render these messages: {error}", parameter="messages"
+                f"the chat template cannot render these messages: {str(error)[:500]}",
+                parameter="messages",
             ) from error
-        if len(text) > MAX_RENDERED_CHARS:
+        if left < 0:
             raise VLLMValidationError("the rendered chat is too long", parameter="messages")
-        return _cut_after_last(text, messages) if continue_final_message else text
+        return _cut_at_mark(text) if continue_final_message else text
 
     def hf(self) -> Any:
-        """The transformers tokenizer of the same folder (slow to import)."""
-        from transformers import AutoTokenizer
+        """The transformers tokenizer of the same folder (slow to import), made once."""
+        if self._hf is None:
+            from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        if self._chat_template is not None:
-            tokenizer.chat_template = self._chat_template
-        return tokenizer
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            if self._chat_template is not None:
+                tokenizer.chat_template = self._chat_template
+            self._hf = tokenizer
+        return self._hf
 
 
 def _load(folder: Path) -> RustTokenizer:
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
-            return RustTokenizer.from_file(str(path))
+            rust = RustTokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"cannot read {path}: {error}") from error
+        # Files may carry over how the tokenizer was last used in training.
+        rust.no_truncation()
+        rust.no_padding()
+        return rust
     from transformers import AutoTokenizer
 
     try:
@@ -174,8 +205,19 @@ def _load(folder: Path) -> RustTokenizer:
         ) from error
 
 
+class _Generation(Extension):
+    """`{% generation %}` marks, for training, what the assistant said; here it marks nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
 _environment = ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
 )
 
 
@@ -183,9 +225,21 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Plain JSON: Jinja's own filter escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 _environment.filters["tojson"] = _tojson
@@ -203,14 +257,28 @@ def _compiled(template: str) -> Any:
     return compiled
 
 
-def _cut_after_last(text: str, messages: list[dict[str, Any]]) -> str:
-    """End the prompt right after the last message's content, so that the model goes on with it."""
-    last = messages[-1].get("content") if messages else None
-    at = text.rfind(last.strip()) if isinstance(last, str) and last.strip() else -1
-    if at < 0:
+# Behind the last message's content while it is rendered. A template that trims contents takes the
+# space away, and with it the spaces that end the message.
+_MARK = "<|the message goes on here|>"
+
+
+def _marked(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    last = messages[-1] if messages else {}
+    content = last.get("content")
+    if not isinstance(content, str):
         raise VLLMValidationError(
-            "continue_final_message needs a last message with text that the template keeps",
+            "continue_final_message needs a last message with text",
             parameter="continue_final_message",
         )
-    assert isinstance(last, str)
-    return text[: at + len(last.strip())]
+    return [*messages[:-1], last | {"content": f"{content}{_MARK} "}]
+
+
+def _cut_at_mark(text: str) -> str:
+    """End the prompt right after the last message's content, so that the model goes on with it."""
+    before, mark, after = text.rpartition(_MARK)
+    if not mark:
+        raise VLLMValidationError(
+            "continue_final_message needs a template that shows the last message as it is",
+            parameter="continue_final_message",
+        )
+    return before if after.startswith(" ") else before.rstrip()

@@ -96,9 +96,13 @@ class LLM:
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or several: lists of {"role": ..., "content": ...}."""
+        """Answer one conversation or several: lists of {"role": ..., "content": ...}.
+
+        A content is text, or a list of {"type": "text", "text": ...}.
+        """
         tokenizer = self.llm_engine.tokenizer
         if tokenizer is None:
             raise ValueError("chat needs a tokenizer; this LLM was made with skip_tokenizer_init")
@@ -107,7 +111,8 @@ class LLM:
         prompts: list[dict[str, Any]] = []
         for conversation in conversations:
             text = tokenizer.render_chat(
-                conversation,
+                _plain(conversation),
+                tools=tools,
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
@@ -157,6 +162,32 @@ class LLM:
 
     def shutdown(self) -> None:
         self.llm_engine.shutdown()
+
+
+def _plain(conversation: Any) -> list[dict[str, Any]]:
+    """The messages with their contents as text."""
+    if not isinstance(conversation, (list, tuple)):
+        raise VLLMValidationError("a conversation is a list of messages", parameter="messages")
+    plain = []
+    for message in conversation:
+        if not isinstance(message, dict):
+            raise VLLMValidationError(
+                "a message is a dict with role and content", parameter="messages", value=message
+            )
+        content = message.get("content")
+        if isinstance(content, (list, tuple)):
+            message = message | {"content": "\n".join(map(_part_text, content))}
+        plain.append(message)
+    return plain
+
+
+def _part_text(part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+    if not isinstance(text, str):
+        raise VLLMValidationError(
+            "only parts of type text are supported", parameter="messages", value=part
+        )
+    return text
 
 
 def _as_list(prompts: Prompts) -> list[Any]:

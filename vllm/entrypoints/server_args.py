@@ -66,7 +66,7 @@ class ServerArgs:
     disable_uvicorn_access_log: bool = flag(False, "Frontend", "No log line per HTTP request.")
     disable_fastapi_docs: bool = flag(False, "Frontend", "No /docs, /redoc and /openapi.json.")
     shutdown_timeout: int = flag(
-        0, "Frontend", "Seconds that running requests get to finish in after a signal to end."
+        30, "Frontend", "Seconds that running requests get to finish in after a signal to end."
     )
 
     def __post_init__(self) -> None:

@@ -7,6 +7,16 @@ import torch
 from vllm.kv.spec import KVSpec
 
 
+class ArenaIO:
+    """`core.plan.BlockIO` over an arena in memory that the processor can address."""
+
+    def __init__(self, kv: torch.Tensor) -> None:
+        self._bytes = kv.flatten(1).view(torch.uint8).numpy()
+
+    def view(self, block: int) -> memoryview:
+        return memoryview(self._bytes[block])
+
+
 def allocate(spec: KVSpec, num_blocks: int, device: str = "cpu") -> torch.Tensor:
     """The arena, `[num_blocks, L, H, 2, B, D]`, block-major: one block is one contiguous piece.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,13 +44,16 @@ def load_model(
     if load_format not in ("auto", "safetensors", "dummy"):
         raise ValueError(f"load_format must be auto, safetensors or dummy, not {load_format!r}")
     if load_format == "dummy":
-        model = resolve(hf)(hf, ops, dtype)
+        model: Model = resolve(hf)(hf, ops, dtype).eval()
         fill_dummy(model, seed)
-        return model.eval()
+        return model
     files = {path: read_header(path) for path in weight_files(folder)}
-    model = resolve(hf)(hf, ops, dtype)
+    model = resolve(hf)(hf, ops, dtype).eval()
+    started = time.monotonic()
     model.load(_tensors(files, progress))
-    return model.eval()
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    logger.info("Loaded %.3f GB of weights in %.1f s", size / 1e9, time.monotonic() - started)
+    return model
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -89,7 +89,8 @@ def read_tensors(path: Path, entries: dict[str, Entry]) -> Iterator[tuple[str, T
         if not entry.size:
             yield name, torch.empty(entry.shape, dtype=entry.dtype)
             continue
-        source, begin = pages, entry.begin
+        source: mmap.mmap | bytearray = pages
+        begin = entry.begin
         if begin % entry.dtype.itemsize:  # allowed by the format, not by the processor
             source, begin = bytearray(pages[begin : begin + entry.size]), 0
         count = entry.size // entry.dtype.itemsize

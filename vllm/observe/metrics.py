@@ -190,6 +190,7 @@ class Metrics:
         *,
         prompt_tokens: int,
         generation_tokens: int,
+        longest_output: int,
         cached_tokens: int,
         e2e: float,
         queue: float,
@@ -199,19 +200,19 @@ class Metrics:
         max_tokens: int | None,
         preemptions: int,
     ) -> None:
-        """A request ended; `generation_tokens` counts all its n outputs."""
+        """A request ended; `generation_tokens` counts all its n outputs, tokens and seconds."""
         self._finished.get(reason, self._finished["error"]).inc()
         self._request_prompt.observe(prompt_tokens)
         self._request_generated.observe(generation_tokens)
-        self._request_longest.observe(-(-generation_tokens // n))
+        self._request_longest.observe(longest_output)
         self._request_computed.observe(prompt_tokens - cached_tokens)
         self._e2e.observe(e2e)
         self._queue.observe(queue)
         self._inference.observe(prefill + decode)
         self._prefill.observe(prefill)
         self._decode.observe(decode)
-        if generation_tokens > n:
-            self._tpot.observe(decode / (-(-generation_tokens // n) - 1))
+        if longest_output > 1:
+            self._tpot.observe(decode / (longest_output - 1))
         self._request_n.observe(n)
         if max_tokens is not None:
             self._request_max.observe(max_tokens)

@@ -63,9 +63,7 @@ class StatsLog:
         self._prompt += stats.computed_prompt_tokens
         self._generated += stats.generated_tokens
         self._preemptions += stats.preemptions
-        # A step that looked something up stands for one request: few steps admit more.
-        looked = 1 if stats.prefix_queries else 0
-        self._hit_rate.add(looked, stats.prefix_queries, stats.prefix_hits)
+        self._hit_rate.add(stats.prefix_requests, stats.prefix_queries, stats.prefix_hits)
         self.tick()
 
     def tick(self) -> None:

@@ -62,13 +62,13 @@ class Scheduler:
         sequences = []
         for index in range(params.n):
             self._numbers += 1
-            seed = (self._seed << 32) + self._numbers if params.seed is None else params.seed
+            own = (self._seed << 32) + self._numbers if params.seed is None else params.seed + index
             sequences.append(
                 Sequence(
                     number=self._numbers,
                     request=request,
                     index=index,
-                    sampling_seed=seed + index,
+                    sampling_seed=own,
                     tokens=list(request.prompt_token_ids),
                     queued=now,
                 )
@@ -239,7 +239,7 @@ class Scheduler:
         sequence.running = True
         sequence.computed = cached
         if sequence.cached < 0:
-            sequence.cached = cached
+            sequence.cached = sequence.counted = cached
             sequence.scheduled = now
             if not request.params.skip_reading_prefix_cache and sequence.index == 0:
                 self._stats.prefix_requests += 1
@@ -263,13 +263,12 @@ class Scheduler:
             before = sequence.computed
             sequence.computed += int(plan.counts[row])
             self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
-            prompt_part = min(sequence.computed, sequence.prompt_len) - before
-            if prompt_part > 0 and sequence.preemptions == 0 and sequence.index == 0:
-                self._stats.computed_prompt_tokens += prompt_part
+            if sequence.index == 0:
+                self._count_prompt(sequence)
             if sequence.forks and sequence.computed >= sequence.prompt_len:
                 self._start_forks(sequence)
             output = SequenceOutput(sequence.request.request_id, sequence.index, [])
-            if result.prompt_logprobs is not None:
+            if result.prompt_logprobs is not None and sequence.index == 0:
                 self._tell_prompt_logprobs(sequence, output, before, result.prompt_logprobs)
             if plan.sample[row]:
                 self._append(sequence, output, result, next(sampled))
@@ -279,6 +278,13 @@ class Scheduler:
             self._stats.step_tokens.append(plan.num_tokens)
         self._planned = []
         return outputs
+
+    def _count_prompt(self, sequence: Sequence) -> None:
+        """Each prompt token once, though a preempted prompt is computed again."""
+        known = min(sequence.computed, sequence.prompt_len)
+        if known > sequence.counted:
+            self._stats.computed_prompt_tokens += known - sequence.counted
+            sequence.counted = known
 
     def _append(
         self, sequence: Sequence, output: SequenceOutput, result: StepResult, at: int

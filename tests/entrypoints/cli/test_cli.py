@@ -53,6 +53,16 @@ def test_help_and_version_import_nothing_heavy() -> None:
     assert told.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_reader_that_goes_is_no_error() -> None:
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "bench", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(10) == 141
+
+
 @pytest.mark.parametrize("word", ["-v", "--version"])
 def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main([word]) == 0

@@ -49,6 +49,7 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.delay = 0.0  # seconds a token
         self.ends_after: int | None = None  # tokens, then the end of the sequence
+        self.end_reason = "stop"
         self.fails: Exception | None = None  # at once
         self.fails_after: int | None = None  # tokens, then `fails`
         self.errored = False
@@ -112,7 +113,7 @@ class FakeEngine:
             made = [ids[(index + i) % len(ids)] for i in range(first, step)]
             reason = None
             if finished:
-                reason = "stop" if step == self.ends_after else "length"
+                reason = self.end_reason if step == self.ends_after else "length"
             outputs.append(
                 CompletionOutput(
                     index=index,

@@ -1,9 +1,13 @@
-"""A server process around the fake engine: `python serve_fake.py '{"delay": ..., "dies": ...}'`."""
+"""A server process around the fake engine. SIGUSR1 kills the engine.
+
+Options come as JSON: python serve_fake.py '{"delay": 0.1, "shutdown_timeout": 5}'
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 
 import uvloop
@@ -20,8 +24,7 @@ async def main() -> int:
     args = ServerArgs(port=0, shutdown_timeout=given.get("shutdown_timeout", 0))
     engine = FakeEngine()
     engine.delay = given.get("delay", 0.0)
-    if "dies" in given:
-        asyncio.get_running_loop().call_later(given["dies"], engine.die)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, engine.die)
     signals, listener = Signals(), bind(args)
     with signals.handled():
         print(address(args, listener), flush=True)

@@ -48,6 +48,27 @@ async def test_the_template_makes_the_prompt(client: httpx.AsyncClient, engine: 
     assert "What is\nthe code?" in prompt_of(engine)
 
 
+async def test_who_writes_special_tokens(
+    client: httpx.AsyncClient, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The template does in a chat; the tokenizer does for a plain prompt; unless told otherwise."""
+    asked = []
+
+    def encode(text: str, *, add_special_tokens: bool) -> list[int]:
+        asked.append(add_special_tokens)
+        return [7]
+
+    monkeypatch.setattr(engine.tokenizer, "encode", encode)
+    await chat(client)
+    await chat(client, add_special_tokens=True)
+    await client.post("/v1/completions", json={"prompt": "a"})
+    await client.post("/v1/completions", json={"prompt": "a", "add_special_tokens": False})
+    await client.post("/tokenize", json={"prompt": "a"})
+    await client.post("/tokenize", json={"messages": ASK})
+    await client.post("/tokenize", json={"messages": ASK, "add_special_tokens": True})
+    assert asked == [False, True, True, False, True, False, True]
+
+
 async def test_how_many_tokens_an_answer_may_have(connect: Any) -> None:
     engine = FakeEngine(generation_config="vllm")
     client = connect(engine)

@@ -34,6 +34,7 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None]] = [
     ({"max_tokens": 1.5}, "max_tokens"),
     ({"max_tokens": 5000}, "max_tokens"),
     ({"temperature": "hot"}, "temperature"),
+    ({"temperature": "hot", "top_p": "x"}, "temperature"),
     ({"temperature": -1}, "temperature"),
     ({"temperature": 2.5}, "temperature"),
     ({"top_p": 0}, "top_p"),
@@ -260,6 +261,15 @@ async def test_an_error_in_the_middle_of_a_stream_is_an_event(
     assert last["error"]["code"] == 503
     tokens = [c for c in chunks if c["choices"][0].get("text") or c["choices"][0].get("delta")]
     assert len(tokens) >= 2
+
+
+async def test_an_output_that_ends_in_an_error_is_one(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    engine.ends_after, engine.end_reason = 2, "error"
+    assert (await client.post(COMPLETIONS, json={"prompt": "a"})).status_code == 500
+    stream = await client.post(COMPLETIONS, json={"prompt": "a", "stream": True})
+    assert events(stream.text)[-1]["error"]["type"] == "InternalServerError"
 
 
 async def test_one_prompt_that_fails_ends_the_others(

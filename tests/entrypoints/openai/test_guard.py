@@ -88,6 +88,16 @@ async def test_large_bodies_are_refused(client: httpx.AsyncClient) -> None:
     assert unsaid.json()["error"]["code"] == 413
 
 
+async def test_a_body_that_is_said_to_be_large_is_not_read(client: httpx.AsyncClient) -> None:
+    async def body() -> Any:
+        raise AssertionError("the body was read")
+        yield b""
+
+    headers = {"content-type": "application/json", "content-length": str(9 << 20)}
+    response = await client.post("/v1/completions", content=body(), headers=headers)
+    assert response.status_code == 413
+
+
 async def test_large_headers_are_refused(client: httpx.AsyncClient) -> None:
     assert (await client.get("/health", headers={"x": "a" * 40000})).status_code == 431
     many = {f"x-{i}": "1" for i in range(120)}

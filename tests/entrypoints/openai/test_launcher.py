@@ -49,10 +49,21 @@ async def started(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Proc
         await process.wait()
 
 
-async def begun(client: httpx.AsyncClient, url: str) -> asyncio.Task[httpx.Response]:
-    """A streaming request that is under way."""
-    task = asyncio.create_task(client.post(f"{url}/v1/completions", json=COMPLETE, timeout=20))
-    await asyncio.sleep(0.3)
+async def begun(client: httpx.AsyncClient, url: str) -> asyncio.Task[str]:
+    """A stream whose first token has come; the task gives its whole text."""
+    first = asyncio.Event()
+
+    async def read() -> str:
+        text = ""
+        async with client.stream("POST", f"{url}/v1/completions", json=COMPLETE, timeout=20) as r:
+            assert r.status_code == 200
+            async for piece in r.aiter_text():
+                text += piece
+                first.set()
+        return text
+
+    task = asyncio.create_task(read())
+    await asyncio.wait_for(first.wait(), 10)
     assert not task.done()
     return task
 
@@ -72,7 +83,7 @@ async def test_running_requests_may_finish() -> None:
             await asyncio.sleep(0.3)
             with pytest.raises(httpx.ConnectError):
                 await httpx.AsyncClient().get(f"{url}/health")
-            chunks = events((await stream).text)
+            chunks = events(await stream)
         assert len(chunks) == 20
         assert await asyncio.wait_for(process.wait(), 3) == 0
 
@@ -87,18 +98,20 @@ async def test_what_runs_too_long_is_cut_off(signals: int) -> None:
             for _ in range(signals):
                 process.send_signal(signal.SIGTERM)
                 await asyncio.sleep(0.3)
-            response = await stream
-        error = events(response.text)[-1] if response.status_code == 200 else response.json()
+            error = events(await stream)[-1]
         assert error["error"]["code"] == 503
         assert "shutting down" in error["error"]["message"]
         assert await asyncio.wait_for(process.wait(), 5) == 0
 
 
 async def test_a_server_whose_engine_dies_ends_with_an_error() -> None:
-    async with started(delay=0.2, dies=1.5) as (process, url):
+    async with started(delay=0.2) as (process, url):
         async with httpx.AsyncClient() as client:
             stream = await begun(client, url)
-            assert events((await stream).text)[-1]["error"]["code"] == 503
+            process.send_signal(signal.SIGUSR1)
+            assert events(await stream)[-1]["error"]["code"] == 503
+            await asyncio.sleep(0.5)
+            assert (await client.get(f"{url}/health")).status_code == 503, "it is told for a while"
         assert await asyncio.wait_for(process.wait(), 5) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -34,7 +35,11 @@ def running(app: Any) -> int:
 @pytest.mark.parametrize(("path", "body"), BODIES)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_hangs_up_ends_its_requests(
-    engine: FakeEngine, path: str, body: dict[str, Any], stream: bool
+    engine: FakeEngine,
+    path: str,
+    body: dict[str, Any],
+    stream: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine.delay = 0.02
     app = build_app(engine, ServerArgs())
@@ -49,6 +54,7 @@ async def test_a_client_that_hangs_up_ends_its_requests(
             await post
         await until(lambda: sorted(engine.aborted) == sorted(a.request_id for a in engine.asked))
         await until(lambda: running(app) == 0)
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 async def test_a_client_that_hangs_up_before_the_first_token(engine: FakeEngine) -> None:

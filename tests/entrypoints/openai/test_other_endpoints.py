@@ -72,6 +72,8 @@ async def test_tokenize_and_back(client: httpx.AsyncClient, engine: FakeEngine) 
     assert len(told["token_strs"]) == told["count"]
     back = await client.post("/detokenize", json={"tokens": told["tokens"]})
     assert back.json() == {"prompt": text}
+    special = await client.post("/detokenize", json={"tokens": [1, *told["tokens"][:1]]})
+    assert special.json() == {"prompt": "<|bos|>The"}
 
 
 async def test_tokenize_a_chat(client: httpx.AsyncClient, engine: FakeEngine) -> None:

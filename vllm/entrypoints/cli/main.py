@@ -59,6 +59,7 @@ def dispatch(program: str, commands: dict[str, str], words: Sequence[str], prefi
     module = importlib.import_module(f"vllm.entrypoints.cli.{file}")
     try:
         code: int = module.main(list(words[1:]))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read the output has read enough

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -78,8 +77,3 @@ def _help(parser: argparse.ArgumentParser, wanted: str) -> int:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def flag_names() -> list[str]:
-    """Every engine and server argument, for tests and docs."""
-    return [f.name for cls in (ServerArgs, AsyncEngineArgs) for f in dataclasses.fields(cls)]

@@ -21,7 +21,7 @@ from vllm.entrypoints.server_args import ServerArgs
 logger = logging.getLogger(__name__)
 
 DEATH_CHECK = 0.25  # seconds between looks at the engine
-DEATH_GRACE = 1.0  # for requests to end by the engine's own error
+DEATH_GRACE = 1.0  # in which requests end by the engine's own error, and /health tells it
 FLUSH = 3.0  # for clients to read how their requests ended
 
 
@@ -106,11 +106,12 @@ async def serve(
     insisted = asyncio.create_task(signals.insisted.wait())
     try:
         await asyncio.wait({serving, death, asked}, return_when=asyncio.FIRST_COMPLETED)
-        server.should_exit = True
         if death.done():
-            await asyncio.wait({serving}, timeout=DEATH_GRACE)
+            await asyncio.wait({serving, asked}, timeout=DEATH_GRACE)
+            server.should_exit = True
             state.running.cut(EngineDeadError())
         elif not serving.done():
+            server.should_exit = True
             logger.info("Shutting down; %d requests are running.", len(state.running))
             await asyncio.wait(
                 {serving, death, insisted},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import msgspec
@@ -85,7 +85,8 @@ class EventStream(StreamingResponse):
         self._events, self._running = events, running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._running.attend(receive, self._pump(send))
+        with suppress(ClientGone):
+            await self._running.attend(receive, self._pump(send))
 
     async def _pump(self, send: Send) -> None:
         async with aclosing(self._events) as events:

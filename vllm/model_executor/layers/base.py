@@ -14,9 +14,9 @@ from vllm.kernels import Ops
 class Layer(nn.Module):
     """A module without hooks, whose parameters and sub-layers are plain attributes as well.
 
-    nn.Module finds both by a Python-level search (1 us each) and calls through its hook machinery
-    (1.5 us): a third of the time of a decode step of a small model. Safe because a parameter stays
-    the same object for life: loading fills it, `.to(device)` swaps the data under it.
+    nn.Module finds both by a search in Python and calls through its hook machinery: a small linear
+    layer took 6.6 us as one and takes 4.2 us like this, and a decode step calls four a block. Safe
+    because a parameter stays the same object: loading fills it, `.to(device)` swaps its data.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -70,10 +70,11 @@ class Shape:
         if kinds is None:
             windows = tuple(window if i >= first_windowed else 0 for i in range(layers))
         else:
-            known = {"full_attention": 0} | ({"sliding_attention": window} if window else {})
-            if not isinstance(kinds, list) or len(kinds) != layers or not {*kinds} <= {*known}:
+            known = ["full_attention", *(["sliding_attention"] if window else [])]
+            listed = isinstance(kinds, list) and len(kinds) == layers
+            if not listed or not all(kind in known for kind in kinds):
                 cfg.refuse("layer_types", f"must be {layers} of {', '.join(known)}")
-            windows = tuple(known[kind] for kind in kinds)
+            windows = tuple(0 if kind == "full_attention" else window for kind in kinds)
         return cls(
             layers=layers,
             hidden=hidden,
@@ -90,7 +91,7 @@ class Shape:
         )
 
 
-def upper_window(cfg: Settings) -> dict[str, int]:
+def upper_window(cfg: Settings) -> dict[str, Any]:
     """Qwen's sliding window, for `Shape.read`: from layer `max_window_layers` on, if it is used."""
     if not cfg.flag("use_sliding_window") or cfg.get("sliding_window", 0) == 0:
         return {}

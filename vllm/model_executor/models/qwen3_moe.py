@@ -16,6 +16,12 @@ from vllm.model_executor.settings import Settings
 class Qwen3Moe(Qwen3):
     architectures = ("Qwen3MoeForCausalLM",)
 
+    @staticmethod
+    def shape(cfg: Settings) -> Shape:
+        # Which layers it means is told differently by different readers; no release asks for it.
+        cfg.only("use_sliding_window", False)
+        return Qwen3.shape(cfg)
+
     def mlp(self, cfg: Settings, shape: Shape, index: int, ops: Ops, dtype: torch.dtype) -> Layer:
         plain = cfg.get("mlp_only_layers", [])
         if not isinstance(plain, list) or not all(type(i) is int for i in plain):

@@ -44,9 +44,11 @@ class UniprocExecutor:
             load_format=config.load.load_format,
             seed=config.model.seed,
         )
+        kv = arena.allocate(spec, num_blocks, device)
+        self.blocks = arena.ArenaIO(kv)
         self.runner = ModelRunner(
             model,
-            arena.allocate(spec, num_blocks, device),
+            kv,
             max_num_seqs=config.scheduler.max_num_seqs,
             max_model_len=max_model_len,
             vocab_size=config.model.vocab_size,

@@ -1,0 +1,223 @@
+"""A scheduler, a fake worker, and a record of what every request was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tests.scheduler.fake import FakeExecutor, oracle, told
+from vllm.config import SchedulerConfig
+from vllm.core.plan import StepPlan
+from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
+from vllm.kv.manager import KVManager
+from vllm.kv.spec import KVSpec
+from vllm.sampling_params import SamplingParams
+from vllm.scheduler.scheduler import Scheduler
+
+
+@dataclass
+class Told:
+    """One output, as its user has it."""
+
+    tokens: list[int] = field(default_factory=list)
+    end: tuple[str, int | str | None] | None = None
+    cached: int = 0
+
+
+class Drive:
+    def __init__(
+        self,
+        *,
+        blocks: int = 32,
+        size: int = 4,
+        seqs: int = 8,
+        budget: int = 64,
+        chunked: bool = True,
+        threshold: int = 0,
+        policy: str = "fcfs",
+        max_model_len: int | None = None,
+        caching: bool = True,
+        queued_reqs: int | None = None,
+        queued_tokens: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        spec = KVSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=size, dtype="float32")
+        self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching)
+        self.max_model_len = max_model_len or blocks * size
+        self.scheduler = Scheduler(
+            SchedulerConfig(policy, seqs, budget, chunked, threshold, queued_reqs, queued_tokens),
+            self.kv,
+            max_model_len=self.max_model_len,
+            seed=seed,
+        )
+        self.fake = FakeExecutor(self.kv, seqs, budget)
+        self.requests: dict[str, EngineRequest] = {}
+        self.told: dict[tuple[str, int], Told] = {}
+        self.prompt_logprobs: dict[str, list[TokenLogprobs]] = {}
+        self.aborted: set[str] = set()
+        self.ended: set[tuple[str, int]] = set()
+        self.rejected: dict[str, tuple[str | None, int | str | None]] = {}
+        self.finished: list[tuple[str, int]] = []  # in this order
+        self.totals = EngineStats()
+        self.now = 0.0
+
+    def add(
+        self,
+        prompt: list[int],
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+        salt: str | None = None,
+        arrival: float | None = None,
+        eos: tuple[int, ...] = (),
+        **params,
+    ) -> str:
+        request_id = request_id or f"r{len(self.requests)}"
+        made = SamplingParams(**({"seed": 1000 * len(self.requests)} | params))
+        room = self.max_model_len - len(prompt)
+        request = EngineRequest(
+            request_id=request_id,
+            prompt_token_ids=list(prompt),
+            params=made,
+            max_tokens=min(room, made.max_tokens),
+            arrival=float(len(self.requests)) if arrival is None else arrival,
+            priority=priority,
+            cache_salt=salt,
+            eos_token_ids=list(eos),
+        )
+        self.requests[request_id] = request
+        for index in range(made.n):
+            self.told[request_id, index] = Told()
+        self.scheduler.add(request, self.now)
+        return request_id
+
+    def abort(self, *request_ids: str) -> None:
+        self.aborted |= set(request_ids)
+        self.scheduler.abort(request_ids)
+
+    def end(self, *outputs: tuple[str, int]) -> None:
+        self.ended |= set(outputs)
+        self.scheduler.end(outputs)
+
+    def step(self) -> StepPlan:
+        self.now += 1
+        queued = bool(self.scheduler.waiting or self.scheduler.running)
+        plan = self.scheduler.schedule(self.now)
+        assert bool(plan.seqs) == queued, "a step with something to do does something"
+        outputs = self.scheduler.update(plan, self.fake.execute(plan))
+        for output in outputs:
+            self._take(output)
+        self._count(self.scheduler.take_stats())
+        self.scheduler.check()
+        return plan
+
+    def _take(self, output: SequenceOutput) -> None:
+        key = (output.request_id, output.index)
+        if output.finish_reason in ("rejected", "error"):
+            self.rejected[output.request_id] = (output.finish_reason, output.stop_reason)
+            return
+        assert output.request_id not in self.aborted, "an aborted request gave something"
+        assert key not in self.ended, "an ended output gave something"
+        mine = self.told[key]
+        assert mine.end is None, "a finished output gave something"
+        mine.tokens += output.token_ids
+        if output.token_ids:
+            mine.cached = output.num_cached_tokens
+        if output.prompt_logprobs:
+            self.prompt_logprobs.setdefault(output.request_id, []).extend(output.prompt_logprobs)
+        if output.finish_reason is not None:
+            mine.end = (output.finish_reason, output.stop_reason)
+            self.finished.append(key)
+
+    def _count(self, stats: EngineStats) -> None:
+        for name in (
+            "prefix_queries",
+            "prefix_hits",
+            "preemptions",
+            "computed_prompt_tokens",
+            "generated_tokens",
+        ):
+            value = getattr(stats, name)
+            assert value >= 0
+            setattr(self.totals, name, getattr(self.totals, name) + value)
+        self.totals.step_tokens.extend(stats.step_tokens)
+        assert stats.running == len(self.scheduler.running)
+        assert stats.waiting == len(self.scheduler.waiting)
+        assert stats.kv_usage == self.kv.usage
+
+    def run(self, most: int | None = None) -> int:
+        """Until nothing is left. By default within the steps that all would need one by one, twice:
+        the first in order never waits, so a preempted one's second life is the only extra."""
+        if most is None:
+            most = 10 + 2 * sum(
+                r.params.n * (len(r.prompt_token_ids) + r.max_tokens)
+                for r in self.requests.values()
+            )
+        steps = 0
+        while self.scheduler.has_work:
+            self.step()
+            steps += 1
+            assert steps <= most, "it does not come to an end"
+        return steps
+
+    def expected(self, request_id: str, index: int) -> tuple[list[int], str, int | None]:
+        request = self.requests[request_id]
+        params = request.params
+        return oracle(
+            request.prompt_token_ids,
+            params.seed + index,
+            max_tokens=request.max_tokens,
+            max_model_len=self.max_model_len,
+            stop=tuple(params.stop_token_ids),
+            eos=() if params.ignore_eos else tuple(request.eos_token_ids),
+            min_tokens=params.min_tokens,
+        )
+
+    def verify(self) -> None:
+        """Everybody got what the oracle says, or its beginning, and nothing is left behind."""
+        for (request_id, index), mine in self.told.items():
+            if request_id in self.rejected:
+                assert not mine.tokens
+                continue
+            tokens, reason, stop = self.expected(request_id, index)
+            if request_id in self.aborted or (request_id, index) in self.ended:
+                assert tokens[: len(mine.tokens)] == mine.tokens
+            else:
+                assert (mine.tokens, mine.end) == (tokens, (reason, stop))
+        for request_id, request in self.requests.items():
+            self._verify_prompt_logprobs(request_id, request)
+        self._verify_counts()
+        scheduler, pool = self.scheduler, self.kv._pool
+        assert not scheduler.waiting
+        assert not scheduler.running
+        assert not scheduler._by_request
+        assert scheduler._waiting_tokens == 0
+        assert not self.kv._tables
+        assert self.kv.usage == 0
+        assert pool._refs == [0] * pool.num_blocks
+        assert len(pool._free) + len(pool._policy) == pool.num_blocks
+        self.fake.execute(scheduler.schedule(self.now))  # the last orders to forget
+        assert not self.fake.rows
+
+    def _verify_prompt_logprobs(self, request_id: str, request: EngineRequest) -> None:
+        got = self.prompt_logprobs.get(request_id, [])
+        if request.params.prompt_logprobs is None:
+            assert not got
+            return
+        prompt = request.prompt_token_ids
+        expected = [told(prompt[: p + 1]) for p in range(1, len(prompt))]
+        if request_id in self.aborted or request_id in self.rejected:
+            expected = expected[: len(got)]
+        assert got == expected
+
+    def _verify_counts(self) -> None:
+        totals = self.totals
+        assert totals.generated_tokens == sum(len(t.tokens) for t in self.told.values())
+        assert sum(totals.step_tokens) == sum(self.fake.computed.values())
+        prompts = sum(
+            len(r.prompt_token_ids) for i, r in self.requests.items() if i not in self.rejected
+        )
+        known = totals.computed_prompt_tokens + totals.prefix_hits
+        assert known <= prompts
+        if not self.aborted:
+            assert known == prompts, "a prompt's tokens are cached or computed, each once"
+        assert totals.prefix_hits <= totals.prefix_queries <= prompts

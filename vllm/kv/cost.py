@@ -1,0 +1,45 @@
+"""Load or recompute? Whichever is measured to be faster, learnt while running."""
+
+from __future__ import annotations
+
+SMOOTHING = 0.2
+
+
+class LoadCost:
+    """Compares a tier's measured bandwidth with the measured speed of prefill.
+
+    `min_tokens` overrides the comparison: runs of at least so many tokens are loaded, shorter ones
+    are computed. Without it, and while either speed is unknown, everything is loaded: that is how
+    the speeds become known.
+    """
+
+    def __init__(self, block_bytes: int, block_size: int, min_tokens: int | None = None) -> None:
+        self._bytes_per_token = block_bytes / block_size
+        self._min_tokens = min_tokens
+        self.prefill_rate = 0.0  # tokens a second, smoothed; 0: not measured yet
+        self.chose_load = 0
+        self.chose_compute = 0
+
+    def prefilled(self, tokens: int, seconds: float) -> None:
+        """A step computed so many prompt tokens and nothing else to speak of."""
+        if tokens > 0 and seconds > 0:
+            rate = tokens / seconds
+            known = self.prefill_rate
+            self.prefill_rate = rate if known == 0 else known + SMOOTHING * (rate - known)
+
+    def load_seconds(self, tokens: int, bandwidth: float) -> float:
+        return tokens * self._bytes_per_token / bandwidth
+
+    def worth_loading(self, tokens: int, bandwidth: float) -> bool:
+        """Whether to load `tokens` tokens from a tier of so many bytes a second (0: unknown)."""
+        if self._min_tokens is not None:
+            choice = tokens >= self._min_tokens
+        elif bandwidth == 0 or self.prefill_rate == 0:
+            choice = True
+        else:
+            choice = self.load_seconds(tokens, bandwidth) < tokens / self.prefill_rate
+        if choice:
+            self.chose_load += 1
+        else:
+            self.chose_compute += 1
+        return choice

@@ -1,0 +1,290 @@
+"""The tiers below the device, as the manager sees them: find, load, write back.
+
+Loads are asked for by admissions and shared by all that wait for the same block. Stores are not asked
+for by anybody: before a block is about to leave the device, it is copied down (`write_back`), so that
+evicting it costs nothing, and what is never about to leave is never copied. Between the slower tiers
+the same rule holds.
+
+Everything here belongs to the engine's loop; only the mover's threads touch bytes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vllm.core.plan import BlockIO
+from vllm.kv.cost import LoadCost
+from vllm.kv.index import BlockId, Index
+from vllm.kv.lineage import Key
+from vllm.kv.mover import Job, Kind, Mover
+from vllm.kv.pool import BlockPool
+from vllm.kv.shelf import Shelf
+from vllm.kv.tiers import Tier
+
+BATCH = 16  # blocks a job: enough to be worth a thread's while, few enough to spread over threads
+
+
+@dataclass(slots=True, eq=False)
+class Load:
+    """A block that is on its way up. The transfer holds one reference to `block`."""
+
+    block: BlockId
+    tier: str
+    waiters: set[int] = field(default_factory=set)  # sequences
+    late: bool = False
+
+
+@dataclass(slots=True)
+class Level:
+    """One tier and its bookkeeping."""
+
+    tier: Tier
+    shelf: Shelf
+    hits: int = 0  # blocks asked for here, since the last look
+
+
+class Hierarchy:
+    """`levels` from fast to slow."""
+
+    def __init__(
+        self,
+        levels: list[Level],
+        mover: Mover,
+        io: BlockIO,
+        pool: BlockPool,
+        index: Index,
+        cost: LoadCost,
+        *,
+        window: int,
+    ) -> None:
+        self.levels = levels
+        self.mover = mover
+        self.cost = cost
+        self._io = io
+        self._pool = pool
+        self._index = index
+        self._window = window  # blocks next in line whose copies are kept ready
+        self._loads: dict[Key, Load] = {}
+        self._reused: OrderedDict[Key, None] = OrderedDict()
+        self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
+        self._waiting: dict[int, int] = {}  # sequence -> loads that it waits for
+        pool.on_evict = self._evicted
+
+    # ---- up -----------------------------------------------------------------------------------
+
+    def where(self, key: Key) -> str | None:
+        """The fastest tier from which the key can be had now, or is on its way already."""
+        load = self._loads.get(key)
+        if load is not None:
+            return None if load.late else load.tier
+        for level in self.levels:
+            if key in level.shelf and self.mover.usable(level.tier.name):
+                return level.tier.name
+        return None
+
+    def arriving(self, key: Key) -> BlockId | None:
+        """The block that the key is being loaded into, if it is."""
+        load = self._loads.get(key)
+        return None if load is None or load.late else load.block
+
+    def load(self, seq: int, wanted: list[tuple[Key, BlockId]]) -> None:
+        """Let `seq` wait for these keys in these blocks, to which it holds references.
+
+        A key that is arriving already must come with its block (`arriving`).
+        """
+        batches: dict[str, list[tuple[Key, BlockId]]] = {}
+        for key, block in wanted:
+            load = self._loads.get(key)
+            if load is None:
+                tier = self.where(key)
+                assert tier is not None, "the key was there when it was looked up"
+                load = self._loads[key] = Load(block, tier)
+                self._pool.share([block])
+                batches.setdefault(tier, []).append((key, block))
+            load.waiters.add(seq)
+        self._waiting[seq] = len(wanted)
+        for tier, pairs in batches.items():
+            level = self._level(tier)
+            level.hits += len(pairs)
+            for key, _ in pairs:
+                level.shelf.pin(key)
+            for at in range(0, len(pairs), BATCH):
+                self._submit(Kind.LOAD, tier, pairs[at : at + BATCH])
+
+    def forget(self, seq: int) -> None:
+        """The sequence waits no longer; transfers go on, and what they bring stays cached."""
+        if self._waiting.pop(seq, None) is not None:
+            for load in self._loads.values():
+                load.waiters.discard(seq)
+
+    def waits(self, seq: int) -> bool:
+        return seq in self._waiting
+
+    # ---- down ---------------------------------------------------------------------------------
+
+    def used(self, keys: Iterable[Key]) -> None:
+        """These keys served a hit: they are worth keeping when the device lets them go."""
+        for key in keys:
+            self._reused[key] = None
+            self._reused.move_to_end(key)
+        while len(self._reused) > self._reused_limit:
+            self._reused.popitem(last=False)
+
+    def write_back(self) -> None:
+        """Copy down what is next in line to be evicted, as far as the queues take it."""
+        if not self.levels:
+            return
+        first = self.levels[0]
+        pairs = [
+            (key, block)
+            for key, block in self._pool.next_victims(self._window)
+            if not first.shelf.knows(key)
+        ]
+        for at in range(0, len(pairs), BATCH):
+            if not self._store_from_device(first, pairs[at : at + BATCH]):
+                break
+        for upper, lower in zip(self.levels, self.levels[1:], strict=False):
+            self._cascade(upper, lower)
+
+    def _worth_storing(self, key: Key, tier: str) -> bool:
+        """Second uses always; first uses when there is nothing else to do."""
+        return key in self._reused or self.mover.lanes[tier].waiting == 0
+
+    def _store_from_device(self, level: Level, pairs: list[tuple[Key, BlockId]]) -> bool:
+        tier = level.tier.name
+        if not self.mover.accepts_store(tier):
+            self.mover.lanes[tier].dropped_stores += len(pairs)
+            return False
+        chosen, victims = [], []
+        for key, block in pairs:
+            if self._worth_storing(key, tier):
+                room = level.shelf.reserve(key)
+                if room is None:
+                    break
+                victims += room
+                chosen.append((key, block))
+        if chosen:
+            for key, _ in chosen:
+                self._pool.pin(key)
+            self._submit(Kind.STORE, tier, chosen, victims)
+        return True
+
+    def _cascade(self, upper: Level, lower: Level) -> None:
+        """What the upper tier would lose next goes to the lower one first."""
+        if len(upper.shelf) < upper.shelf.capacity - self._window:
+            return
+        keys = [k for k in upper.shelf.next_sole(self._window) if not lower.shelf.knows(k)]
+        for at in range(0, len(keys), BATCH):
+            if not self.mover.accepts_store(lower.tier.name):
+                return
+            chosen, buffers, victims = [], [], []
+            for key in keys[at : at + BATCH]:
+                view = upper.tier.view(key)  # type: ignore[attr-defined]
+                room = lower.shelf.reserve(key) if view is not None else None
+                if room is None:
+                    continue
+                upper.shelf.pin(key)
+                chosen.append(key)
+                buffers.append(view)
+                victims += room
+            if chosen:
+                job = Job(Kind.STORE, lower.tier.name, chosen, buffers, delete_first=victims)
+                job.source = upper.tier.name
+                self.mover.submit(job)
+
+    def _evicted(self, keys: list[Key]) -> None:
+        """The device has let these go."""
+        for level in self.levels:
+            for key in keys:
+                level.shelf.device_lost(key)
+
+    # ---- what came of it ----------------------------------------------------------------------
+
+    def poll(self) -> tuple[list[int], list[int]]:
+        """(sequences that have all they waited for, sequences that will not get it)."""
+        done, late = self.mover.poll()
+        ready: list[int] = []
+        failed: set[int] = set()
+        for job in done:
+            if job.kind is Kind.LOAD:
+                self._loaded(job, ready, failed)
+            else:
+                self._stored(job)
+        for job in late:
+            for key in job.keys:
+                load = self._loads[key]
+                load.late = True
+                failed |= load.waiters
+        for seq in failed:
+            self.forget(seq)
+        return [seq for seq in ready if seq not in failed], sorted(failed)
+
+    def _loaded(self, job: Job, ready: list[int], failed: set[int]) -> None:
+        level = self._level(job.tier)
+        for key, ok in zip(job.keys, job.ok, strict=True):
+            load = self._loads.pop(key)
+            level.shelf.unpin(key)
+            if ok:
+                if self._index.block(key) is None:
+                    self._pool.publish(load.block, key)
+                for each in self.levels:
+                    each.shelf.device_has(key)
+            else:
+                level.shelf.drop(key)
+                failed |= load.waiters
+            self._pool.release([load.block])
+            for seq in load.waiters - failed:
+                self._waiting[seq] -= 1
+                if self._waiting[seq] == 0:
+                    del self._waiting[seq]
+                    ready.append(seq)
+
+    def _stored(self, job: Job) -> None:
+        level = self._level(job.tier)
+        for key, ok in zip(job.keys, job.ok, strict=True):
+            if job.source is None:
+                self._pool.unpin(key)
+            else:
+                self._level(job.source).shelf.unpin(key)
+            if ok:
+                level.shelf.stored(key, on_device=self._index.block(key) is not None)
+            else:
+                level.shelf.failed(key)
+
+    # ---- the rest -----------------------------------------------------------------------------
+
+    def _level(self, tier: str) -> Level:
+        return next(level for level in self.levels if level.tier.name == tier)
+
+    def _submit(
+        self,
+        kind: Kind,
+        tier: str,
+        pairs: list[tuple[Key, BlockId]],
+        delete_first: list[Key] | None = None,
+    ) -> None:
+        keys = [key for key, _ in pairs]
+        views = [self._io.view(block) for _, block in pairs]
+        self.mover.submit(Job(kind, tier, keys, views, delete_first=delete_first or []))
+
+    @property
+    def busy(self) -> bool:
+        return self.mover.busy
+
+    def reset(self) -> bool:
+        """Forget everything in every tier. False, and nothing changes, while transfers run."""
+        if self.mover.busy:
+            return False
+        for level in self.levels:
+            for key in level.shelf.clear():
+                level.tier.delete(key)
+        self._reused.clear()
+        return True
+
+    def check(self) -> None:
+        for level in self.levels:
+            level.shelf.check()
+        for seq, count in self._waiting.items():
+            assert count == sum(seq in load.waiters for load in self._loads.values())
