@@ -68,7 +68,7 @@ template <class T>
 void fetch(const T* const* rows, int64_t offset, int n, int dim) {
   for (int i = 0; i < n; i++) {
     const char* row = reinterpret_cast<const char*>(rows[i] + offset);
-    for (int b = 0; b < dim * static_cast<int>(sizeof(T)); b += 64) __builtin_prefetch(row + b);
+    for (int b = 0; b < dim * static_cast<int>(sizeof(T)); b += 64) __builtin_prefetch(row + b, 0, 2);
   }
 }
 

@@ -70,7 +70,8 @@ def test_outputs_come_in_the_prompts_order(llm: LLM) -> None:
     outputs = run(llm, prompts, params)
     assert [o.prompt for o in outputs] == prompts
     assert [len(t) for t in tokens(outputs)] == lengths
-    alone = {text: tokens(run(llm, text, params[4]))[0] for text in TEXTS}
+    longest = params[lengths.index(5)]
+    alone = {text: tokens(run(llm, text, longest))[0] for text in TEXTS}
     for output in outputs:
         got = output.outputs[0].token_ids
         assert got == alone[output.prompt][: len(got)]

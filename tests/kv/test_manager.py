@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from tests.kv.twin import Twin
+from .twin import Twin
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tests.scheduler.fake import FakeExecutor, oracle, told
+from .fake import FakeExecutor, oracle, told
 from vllm.config import SchedulerConfig
 from vllm.core.plan import StepPlan
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs

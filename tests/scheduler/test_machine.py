@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.scheduler.drive import Drive
+from .drive import Drive
 
 BASES = (list(range(50)), [6, 7] * 25)  # prompts begin like one of these
 

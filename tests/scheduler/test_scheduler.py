@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.scheduler.drive import Drive
-from tests.scheduler.fake import told
+from .drive import Drive
+from .fake import told
 
 
 def prompt(length: int, start: int = 0) -> list[int]:

@@ -135,16 +135,26 @@ class InputProcessor:
             )
 
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
-        """Each word as it is tokenised at the start of a text and behind a space."""
+        """Each word as it is tokenised at the start of a text, behind a space, and behind neither.
+
+        The first and the last differ where a vocabulary writes the start of a text as a space.
+        """
         if not params.bad_words:
             return []
         if self._tokenizer is None:
             raise VLLMValidationError("bad_words need a tokenizer", parameter="bad_words")
-        found = []
+        found: list[list[int]] = []
+        line = self._tokenizer.encode("\n", add_special_tokens=False)
         for word in params.bad_words:
             bare = word.lstrip(" ")
-            for text in (bare, " " + bare):
-                ids = self._tokenizer.encode(text, add_special_tokens=False)
+            forms = [
+                self._tokenizer.encode(text, add_special_tokens=False)
+                for text in (bare, " " + bare, "\n" + bare)
+            ]
+            behind_line = forms.pop()
+            if behind_line[: len(line)] == line:
+                forms.append(behind_line[len(line) :])
+            for ids in forms:
                 # A word with an id that the model lacks can never come.
                 if ids and max(ids) < self._vocab and ids not in found:
                     found.append(ids)

@@ -30,6 +30,10 @@ class Index:
     def block(self, key: Key) -> BlockId | None:
         return self._device.get(key)
 
+    def place(self, key: Key) -> BlockId:
+        """The block of a key that is on the device. KeyError when it is not."""
+        return self._device[key]
+
     def leading(self, keys: Iterable[Key]) -> list[BlockId]:
         """The blocks of the longest leading run of keys that are on the device."""
         found: list[BlockId] = []

@@ -14,7 +14,8 @@ evicted, so that content which nobody can find never pushes out content that som
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
 
 from vllm.kv.evict import EvictionPolicy
 from vllm.kv.index import BlockId, Index
@@ -31,15 +32,17 @@ class BlockPool:
         self._free = [BlockId(i) for i in reversed(range(num_blocks))]  # a stack, 0 on top
         self._policy = policy
         self._index = index
+        self._pinned: set[Key] = set()  # being copied down: keep their place, and may not go yet
+        self.on_evict: Callable[[list[Key]], None] | None = None
 
     @property
     def available(self) -> int:
         """Blocks that `allocate` could hand out now."""
-        return len(self._free) + len(self._policy)
+        return len(self._free) + len(self._policy) - sum(k in self._policy for k in self._pinned)
 
     @property
     def held(self) -> int:
-        return self.num_blocks - self.available
+        return self.num_blocks - len(self._free) - len(self._policy)
 
     def allocate(self, count: int) -> list[BlockId] | None:
         """`count` blocks with one reference each, evicting cached ones as needed; None: too few."""
@@ -54,13 +57,26 @@ class BlockPool:
     def _evict(self, count: int) -> None:
         if count <= 0:
             return
-        victims = self._policy.victims()
-        chosen = [next(victims) for _ in range(count)]
+        chosen = [key for key, _ in self.next_victims(count)]
+        if self.on_evict is not None:
+            self.on_evict(chosen)
         for key in chosen:
             self._policy.remove(key)
             block = self._index.drop(key)
             self._keys[block] = None
             self._free.append(block)
+
+    def next_victims(self, count: int) -> list[tuple[Key, BlockId]]:
+        """The cached blocks that would be evicted next, at most `count`, and where they are."""
+        unpinned = (key for key in self._policy.victims() if key not in self._pinned)
+        return [(key, self._index.place(key)) for key in islice(unpinned, count)]
+
+    def pin(self, key: Key) -> None:
+        """Keep a cached key from being evicted, at its place in the order, until `unpin`."""
+        self._pinned.add(key)
+
+    def unpin(self, key: Key) -> None:
+        self._pinned.remove(key)
 
     def unheld(self, blocks: Iterable[BlockId]) -> int:
         """How many of them nobody holds: sharing these takes them from what is available."""
@@ -110,7 +126,7 @@ class BlockPool:
 
     def forget_cached(self) -> bool:
         """Drop all cached content. False, and nothing changes, while published blocks are held."""
-        if len(self._index) != len(self._policy):
+        if self._pinned or len(self._index) != len(self._policy):
             return False
         self._evict(len(self._policy))
         return True
