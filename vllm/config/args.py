@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config import hub
-from vllm.config.engine import CacheConfig, DeviceConfig, LoadConfig, SchedulerConfig, VllmConfig
+from vllm.config.engine import (
+    CacheConfig,
+    DeviceConfig,
+    LoadConfig,
+    SchedulerConfig,
+    TierConfig,
+    VllmConfig,
+)
 from vllm.config.flags import add_flags, check_types, flag
 from vllm.config.model import (
     ModelConfig,
@@ -94,6 +101,27 @@ class EngineArgs:
         None, "Cache", "Blocks of KV cache, whatever the memory.", size=True
     )
     enable_prefix_caching: bool = flag(True, "Cache", "Reuse the KVs of prefixes computed before.")
+    enable_multi_tier_prefix_caching: bool = flag(
+        False, "Cache", "Keep what the device evicts in slower tiers, and load it from there."
+    )
+    swap_space: float = flag(4.0, "Cache", "GiB of the host tier.")
+    num_cpu_blocks_override: int | None = flag(
+        None, "Cache", "Blocks of the host tier, whatever swap_space says.", size=True
+    )
+    kv_offloading_size: float | None = flag(
+        None, "Cache", "GiB of the host tier; turns multi-tier prefix caching on (vLLM's name)."
+    )
+    disk_cache_dir: str | None = flag(None, "Cache", "Folder of the disk tier; none: no such tier.")
+    disk_cache_size: int = flag(16 << 30, "Cache", "Bytes of the disk tier.", size=True)
+    enable_async_swapping: bool = flag(
+        True, "Cache", "Move blocks between tiers while steps run, rather than between them."
+    )
+    min_load_tokens: int | None = flag(
+        None,
+        "Cache",
+        "Load cached runs of at least so many tokens, compute shorter ones; default: by cost.",
+        size=True,
+    )
     max_num_seqs: int | None = flag(
         None, "Scheduler", "Most sequences that run at once; default 128 serving, 256 offline."
     )
@@ -108,6 +136,12 @@ class EngineArgs:
     )
     scheduling_policy: str = flag(
         "fcfs", "Scheduler", "Order of the queue.", choices=("fcfs", "priority")
+    )
+    enable_prefix_aware_scheduling: bool = flag(
+        False, "Scheduler", "Among the oldest that wait, start those whose prefixes are cached."
+    )
+    scheduler_window_size: int = flag(
+        10, "Scheduler", "How many of the oldest that is; nobody is overtaken by as many."
     )
     max_num_queued_reqs: int | None = flag(
         None, "Scheduler", "Most requests that wait; more are refused with 503."
@@ -224,6 +258,32 @@ class EngineArgs:
             memory_bytes=memory,
             num_blocks=self.num_gpu_blocks_override,
             enable_prefix_caching=self.enable_prefix_caching,
+            tiers=self._tiers(),
+        )
+
+    def _tiers(self) -> TierConfig | None:
+        """None without tiers. Raises ValueError for flags that cannot go together."""
+        for name in ("num_cpu_blocks_override", "disk_cache_size"):
+            _at_least(self, name, 1)
+        for name in ("swap_space", "kv_offloading_size", "min_load_tokens"):
+            _at_least(self, name, 0)
+        asked = self.enable_multi_tier_prefix_caching or self.kv_offloading_size is not None
+        if not asked:
+            if self.disk_cache_dir is not None:
+                raise ValueError("disk_cache_dir needs enable_multi_tier_prefix_caching")
+            return None
+        if not self.enable_prefix_caching:
+            raise ValueError(
+                "multi-tier prefix caching needs prefix caching; drop --no-enable-prefix-caching"
+            )
+        size = self.swap_space if self.kv_offloading_size is None else self.kv_offloading_size
+        return TierConfig(
+            host_bytes=int(size * 2**30),
+            host_blocks=self.num_cpu_blocks_override,
+            disk_dir=self.disk_cache_dir,
+            disk_bytes=self.disk_cache_size,
+            asynchronous=self.enable_async_swapping,
+            min_load_tokens=self.min_load_tokens,
         )
 
     def _scheduler(self, serving: bool) -> SchedulerConfig:
@@ -235,6 +295,9 @@ class EngineArgs:
         ):
             _at_least(self, name, 1)
         _at_least(self, "long_prefill_token_threshold", 0)
+        _at_least(self, "scheduler_window_size", 1)
+        if self.enable_prefix_aware_scheduling and not self.enable_prefix_caching:
+            raise ValueError("prefix-aware scheduling needs prefix caching")
         seqs = self.max_num_seqs or (128 if serving else 256)
         tokens = self.max_num_batched_tokens or max(2048 if serving else 4096, seqs)
         if tokens < seqs:
@@ -249,6 +312,7 @@ class EngineArgs:
             long_prefill_token_threshold=self.long_prefill_token_threshold,
             max_num_queued_reqs=self.max_num_queued_reqs,
             max_num_queued_tokens=self.max_num_queued_tokens,
+            window_size=self.scheduler_window_size if self.enable_prefix_aware_scheduling else 1,
         )
 
     def _device(self) -> DeviceConfig:

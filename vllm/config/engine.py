@@ -8,11 +8,24 @@ from vllm.config.model import ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
+class TierConfig:
+    """The tiers below the device, and how blocks move between them."""
+
+    host_bytes: int
+    host_blocks: int | None  # when given, decides instead
+    disk_dir: str | None
+    disk_bytes: int
+    asynchronous: bool
+    min_load_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     block_size: int  # tokens a block
     memory_bytes: int  # for the arena; num_blocks, when given, decides instead
     num_blocks: int | None
     enable_prefix_caching: bool
+    tiers: TierConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,7 @@ class SchedulerConfig:
     long_prefill_token_threshold: int  # 0: none; else no step computes more of one prompt
     max_num_queued_reqs: int | None
     max_num_queued_tokens: int | None
+    window_size: int = 1  # how many of the oldest are ordered by what is cached; 1: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from vllm.config import VllmConfig
 from vllm.config.identity import weights_identity
 from vllm.core.clock import Clock, monotonic
-from vllm.core.plan import Executor
+from vllm.core.plan import Executor, StepPlan
 from vllm.core.request import EngineRequest, StepOutputs
 from vllm.engine.capacity import Capacity, capacity
+from vllm.kv.build import attach_tiers
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import fingerprint
 from vllm.scheduler.scheduler import Scheduler
 
+IDLE_WAIT = 0.002  # seconds; while only transfers are under way, messages are looked at this often
 ExecutorFactory = Callable[[VllmConfig, Capacity], Executor]
 
 
@@ -31,14 +33,22 @@ class EngineCore:
         self.capacity = capacity(config)
         self._clock = clock
         self.executor = make_executor(config, self.capacity)
+        identity = weights_identity(config.model, config.load.load_format)
+        key_root = fingerprint(self.capacity.spec, identity)
         kv = KVManager(
             self.capacity.spec,
             self.capacity.num_blocks,
-            fingerprint(
-                self.capacity.spec, weights_identity(config.model, config.load.load_format)
-            ),
+            key_root,
             enable_caching=config.cache.enable_prefix_caching,
         )
+        if config.cache.tiers is not None:
+            attach_tiers(
+                kv,
+                config.cache.tiers,
+                self.executor.blocks,
+                key_root,
+                step_tokens=config.scheduler.max_num_batched_tokens,
+            )
         self.scheduler = Scheduler(
             config.scheduler,
             kv,
@@ -62,9 +72,19 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         plan = self.scheduler.schedule(self._clock())
+        if not plan.seqs and self.scheduler.in_transfer:
+            self.scheduler.kv.wait(IDLE_WAIT)
+        start = self._clock()
         result = self.executor.execute(plan)
+        self._learn(plan, self._clock() - start)
         outputs = self.scheduler.update(plan, result)
         return StepOutputs(outputs, self.scheduler.take_stats(), self._clock())
+
+    def _learn(self, plan: StepPlan, seconds: float) -> None:
+        """Tell the tiers how fast prompts are computed, from steps that did little else."""
+        tiers = self.scheduler.kv.tiers
+        if tiers is not None and len(plan.seqs) and plan.num_tokens >= 16 * len(plan.seqs):
+            tiers.cost.prefilled(plan.num_tokens, seconds)
 
     def reset_prefix_cache(self) -> bool:
         return self.scheduler.kv.reset()
@@ -75,4 +95,6 @@ class EngineCore:
         return True
 
     def shutdown(self) -> None:
+        if self.scheduler.kv.tiers is not None:
+            self.scheduler.kv.tiers.mover.shutdown()
         self.executor.shutdown()

@@ -1,9 +1,9 @@
 """The tiers below the device, as the manager sees them: find, load, write back.
 
-Loads are asked for by admissions and shared by all that wait for the same block. Stores are not asked
-for by anybody: before a block is about to leave the device, it is copied down (`write_back`), so that
-evicting it costs nothing, and what is never about to leave is never copied. Between the slower tiers
-the same rule holds.
+Loads are asked for by admissions and shared by all that wait for the same block. Stores are not
+asked for by anybody: before a block is about to leave the device, it is copied down (`write_back`),
+so that evicting it costs nothing, and what is never about to leave is never copied. Between the
+slower tiers the same rule holds.
 
 Everything here belongs to the engine's loop; only the mover's threads touch bytes.
 """
@@ -84,10 +84,19 @@ class Hierarchy:
                 return level.tier.name
         return None
 
+    def worth_loading(self, tokens: int, tiers: Iterable[str]) -> bool:
+        """Whether to take so many tokens from these tiers rather than compute them."""
+        lanes = [self.mover.lanes[tier] for tier in tiers]
+        return self.cost.worth_loading(tokens, min(lane.load_bandwidth for lane in lanes))
+
     def arriving(self, key: Key) -> BlockId | None:
         """The block that the key is being loaded into, if it is."""
         load = self._loads.get(key)
         return None if load is None or load.late else load.block
+
+    def arriving_blocks(self) -> list[BlockId]:
+        """Blocks that transfers hold a reference to."""
+        return [load.block for load in self._loads.values()]
 
     def load(self, seq: int, wanted: list[tuple[Key, BlockId]]) -> None:
         """Let `seq` wait for these keys in these blocks, to which it holds references.
@@ -137,11 +146,8 @@ class Hierarchy:
         if not self.levels:
             return
         first = self.levels[0]
-        pairs = [
-            (key, block)
-            for key, block in self._pool.next_victims(self._window)
-            if not first.shelf.knows(key)
-        ]
+        soon = self._pool.next_victims(max(0, self._window - self._pool.free))
+        pairs = [(key, block) for key, block in soon if not first.shelf.knows(key)]
         for at in range(0, len(pairs), BATCH):
             if not self._store_from_device(first, pairs[at : at + BATCH]):
                 break
@@ -194,6 +200,11 @@ class Hierarchy:
                 job.source = upper.tier.name
                 self.mover.submit(job)
 
+    def on_device(self, key: Key) -> None:
+        """The key was computed again, or has arrived: copies below are to spare."""
+        for level in self.levels:
+            level.shelf.device_has(key)
+
     def _evicted(self, keys: list[Key]) -> None:
         """The device has let these go."""
         for level in self.levels:
@@ -229,8 +240,7 @@ class Hierarchy:
             if ok:
                 if self._index.block(key) is None:
                     self._pool.publish(load.block, key)
-                for each in self.levels:
-                    each.shelf.device_has(key)
+                self.on_device(key)
             else:
                 level.shelf.drop(key)
                 failed |= load.waiters

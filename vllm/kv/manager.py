@@ -7,13 +7,24 @@ from the engine's loop, between steps, and none of them waits for anything.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vllm.kv.evict import POLICIES
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.index import BlockId, Index
-from vllm.kv.lineage import Lineage, root
+from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.pool import BlockPool
 from vllm.kv.spec import KVSpec
 from vllm.kv.table import BlockTable
+
+
+@dataclass(frozen=True, slots=True)
+class _Hit:
+    """One block of a cached prefix: its tier, and where it is on the device (None: nowhere)."""
+
+    key: Key
+    block: BlockId | None
+    tier: str
 
 
 class KVManager:
@@ -38,6 +49,9 @@ class KVManager:
         self._index = Index()
         self._pool = BlockPool(num_blocks, POLICIES[policy](), self._index)
         self._tables: dict[int, BlockTable] = {}
+        self._lineages: dict[int, Lineage] = {}  # of sequences that wait
+        self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
+        self._tiers: Hierarchy | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -54,7 +68,42 @@ class KVManager:
     def lookup(self, tokens: Sequence[int], salt: str | None, limit: int) -> int:
         """How many leading tokens, at most `limit`, are cached, in whole blocks. Pins nothing."""
         lineage = Lineage(root(self._fingerprint, salt), self.spec.block_size)
-        return len(self._hits(lineage, tokens, min(limit, len(tokens)))) * self.spec.block_size
+        lineage.extend(tokens, min(limit, len(tokens)) // self.spec.block_size)
+        return self._run(lineage.keys())[1]
+
+    def probe(
+        self, seq: int, tokens: Sequence[int], salt: str | None, limit: int
+    ) -> tuple[int, int]:
+        """What `admit` would find: cached leading tokens (on the device, in all tiers).
+
+        Pins nothing. The keys that it hashes are kept for the admission of `seq`.
+        """
+        table = self._tables.get(seq)
+        if table is not None:  # forked
+            held = len(table.blocks) * self.spec.block_size
+            return held, held
+        if not self.caching:
+            return 0, 0
+        lineage = self._lineage(seq, salt)
+        lineage.extend(tokens, limit // self.spec.block_size)
+        return self._run(lineage.keys()[: limit // self.spec.block_size])
+
+    def _run(self, keys: Sequence[Key]) -> tuple[int, int]:
+        device = len(self._index.leading(keys))
+        total = device + len(self._below(keys[device:]))
+        return device * self.spec.block_size, total * self.spec.block_size
+
+    def deferred(self, seq: int, tokens: Sequence[int], salt: str | None) -> bool:
+        """Whether the first block that the sequence lacks is being computed by another one."""
+        if not self.caching or seq in self._tables:
+            return False
+        lineage = self._lineage(seq, salt)
+        blocks = (len(tokens) - 1) // self.spec.block_size
+        lineage.extend(tokens, blocks)
+        for key in lineage.keys()[:blocks]:
+            if self._index.block(key) is None:
+                return key in self._computing
+        return False
 
     def admit(
         self,
@@ -68,32 +117,150 @@ class KVManager:
         """Give a sequence blocks for all of its tokens, sharing those that are cached.
 
         Returns how many leading tokens need not be computed, at most `limit` (by default all but
-        the last token, which must be computed to sample the next). None, and nothing changes, when
-        that would leave fewer than `headroom` blocks to those who run already. A forked sequence
-        keeps the blocks that it has.
+        the last token, which must be computed to sample the next). Some of them may be on their way
+        from a slower tier: while `waits(seq)`, the sequence may not run; see `poll`. None, and
+        nothing changes, when that would leave fewer than `headroom` blocks to those who run
+        already. A forked sequence keeps the blocks that it has.
         """
         assert tokens, "an empty sequence cannot be admitted"
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
         table = self._tables.get(seq)
-        hits: list[BlockId] = []
-        if table is None:
-            table = BlockTable(Lineage(root(self._fingerprint, salt), self.spec.block_size))
-            hits = self._hits(table.lineage, tokens, limit) if self.caching else []
-        cached = len(table.blocks) + len(hits)
-        missing = self.blocks_for(len(tokens)) - cached
-        if missing + headroom > self._pool.available - self._pool.unheld(hits):
+        if table is not None:
+            return self._admit_forked(table, len(tokens), headroom)
+        lineage = self._lineage(seq, salt)
+        found = self._find(lineage, tokens, limit) if self.caching else []
+        shared = [hit.block for hit in found if hit.block is not None]
+        missing = self.blocks_for(len(tokens)) - len(shared)
+        if missing + headroom > self._pool.available - self._pool.unheld(shared):
             return None
-        self._pool.share(hits)
+        self._pool.share(shared)
         new = self._pool.allocate(missing)
         assert new is not None
-        table.blocks += hits + new
-        table.published += len(hits)
+        fresh = iter(new)
+        table = BlockTable(self._lineages.pop(seq))
+        table.blocks = [next(fresh) if hit.block is None else hit.block for hit in found]
+        table.blocks += fresh
+        table.published = len(found)
         self._tables[seq] = table
+        self._account(seq, table, found, tokens)
+        return len(found) * self.spec.block_size
+
+    def _admit_forked(self, table: BlockTable, tokens: int, headroom: int) -> int | None:
+        cached = len(table.blocks)
+        missing = self.blocks_for(tokens) - cached
+        new = self._pool.allocate(missing) if missing + headroom <= self._pool.available else None
+        if new is None:
+            return None
+        table.blocks += new
         return cached * self.spec.block_size
 
-    def _hits(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> list[BlockId]:
+    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> list[_Hit]:
+        """The longest leading run of blocks that are, or may be had, from some tier."""
         lineage.extend(tokens, limit // self.spec.block_size)
-        return self._index.leading(lineage.keys())
+        keys = lineage.keys()[: limit // self.spec.block_size]
+        device = self._index.leading(keys)
+        found = [_Hit(key, block, "device") for key, block in zip(keys, device, strict=False)]
+        below = self._below(keys[len(device) :])
+        if below and self._tiers is not None:
+            slowest = {hit.tier for hit in below if hit.tier != "device"}
+            if self._tiers.worth_loading(len(below) * self.spec.block_size, slowest):
+                found += below
+        return found
+
+    def _below(self, keys: Sequence[Key]) -> list[_Hit]:
+        """The run of blocks behind the device's, up to the first that no tier has."""
+        found: list[_Hit] = []
+        if self._tiers is None:
+            return found
+        for key in keys:
+            block = self._index.block(key)
+            if block is not None:
+                found.append(_Hit(key, block, "device"))
+                continue
+            tier = self._tiers.where(key)
+            if tier is None:
+                break
+            found.append(_Hit(key, self._tiers.arriving(key), tier))
+        return found
+
+    def _account(
+        self, seq: int, table: BlockTable, found: list[_Hit], tokens: Sequence[int]
+    ) -> None:
+        for hit in found:
+            size = self.spec.block_size
+            table.sources[hit.tier] = table.sources.get(hit.tier, 0) + size
+        if not self.caching:
+            return
+        if self._tiers is not None:
+            self._tiers.used(hit.key for hit in found)
+            loads = [
+                (hit.key, block)
+                for hit, block in zip(found, table.blocks, strict=False)
+                if hit.tier != "device"
+            ]
+            if loads:
+                self._tiers.load(seq, loads)
+        full = len(tokens) // self.spec.block_size
+        table.lineage.extend(tokens, full)
+        table.promised = list(table.lineage.keys()[len(found) : full])
+        for key in table.promised:
+            self._computing.setdefault(key, seq)
+
+    def _lineage(self, seq: int, salt: str | None) -> Lineage:
+        """The keys of a sequence that waits; it keeps them from one try to the next."""
+        lineage = self._lineages.get(seq)
+        if lineage is None:
+            start = root(self._fingerprint, salt)
+            lineage = self._lineages[seq] = Lineage(start, self.spec.block_size)
+        return lineage
+
+    # ---- transfers ----------------------------------------------------------------------------
+
+    def waits(self, seq: int) -> bool:
+        """Whether some of the sequence's blocks are still on their way from a tier."""
+        return self._tiers is not None and self._tiers.waits(seq)
+
+    def poll(self) -> tuple[list[int], list[int]]:
+        """(sequences whose blocks have all arrived, sequences that must be admitted anew).
+
+        The latter have lost their tables: a load failed or was late, and is a shorter hit.
+        """
+        if self._tiers is None:
+            return [], []
+        ready, failed = self._tiers.poll()
+        for seq in failed:
+            self.release(seq)
+        return ready, failed
+
+    def wait(self, seconds: float) -> None:
+        """Until a transfer is done, at most so long; for an engine that has nothing else to do."""
+        if self._tiers is not None:
+            self._tiers.mover.wait(seconds)
+
+    def write_back(self) -> None:
+        """Start copying down what is next in line to be evicted."""
+        if self._tiers is not None:
+            self._tiers.write_back()
+
+    def sources(self, seq: int) -> dict[str, int]:
+        """Cached tokens of an admitted sequence by the tier that they came from."""
+        return self._tables[seq].sources
+
+    @property
+    def pool(self) -> BlockPool:
+        return self._pool
+
+    @property
+    def index(self) -> Index:
+        return self._index
+
+    @property
+    def tiers(self) -> Hierarchy | None:
+        return self._tiers
+
+    def attach(self, tiers: Hierarchy) -> None:
+        """Put slower tiers under the device. Before the first admission."""
+        self._tiers = tiers
 
     def grow(self, seq: int, tokens: int) -> list[BlockId] | None:
         """Blocks added so that the table holds `tokens` tokens; None when there are too few."""
@@ -129,8 +296,12 @@ class KVManager:
             return
         table.lineage.extend(tokens, full)
         for i in range(table.published, full):
+            key = table.lineage.key(i)
+            self._computing.pop(key, None)
             if not self._pool.is_published(table.blocks[i]):
-                self._pool.publish(table.blocks[i], table.lineage.key(i))
+                self._pool.publish(table.blocks[i], key)
+                if self._tiers is not None:
+                    self._tiers.on_device(key)
         table.published = full
 
     def release(self, seq: int) -> None:
@@ -140,9 +311,15 @@ class KVManager:
         and if it has been evicted since, the copy takes its place. So nothing that is cached is out
         of reach because what comes before it has gone.
         """
+        self._lineages.pop(seq, None)
         table = self._tables.pop(seq, None)
         if table is None:
             return
+        if self._tiers is not None:
+            self._tiers.forget(seq)
+        for key in table.promised:
+            if self._computing.get(key) == seq:
+                del self._computing[key]
         for i in reversed(range(len(table.blocks))):
             if i < table.published and not table.lineage.lossy:
                 self._pool.renew(table.blocks[i], table.lineage.key(i))
@@ -157,10 +334,21 @@ class KVManager:
 
     def reset(self) -> bool:
         """Forget all cached content. False, and nothing changes, while sequences hold any of it."""
-        return self._pool.forget_cached()
+        if self._tiers is not None and self._tiers.busy:
+            return False
+        if not self._pool.forget_cached():
+            return False
+        return self._tiers is None or self._tiers.reset()
 
     def check(self) -> None:
         """AssertionError unless every invariant of pool, index and tables holds."""
-        self._pool.check(table.blocks for table in self._tables.values())
+        holders = [table.blocks for table in self._tables.values()]
+        if self._tiers is not None:
+            holders.append(self._tiers.arriving_blocks())
+        self._pool.check(holders)
         for table in self._tables.values():
             assert table.published <= len(table.blocks)
+        assert not self._lineages.keys() & self._tables.keys()
+        assert all(seq in self._tables for seq in self._computing.values())
+        if self._tiers is not None:
+            self._tiers.check()

@@ -41,6 +41,11 @@ class BlockPool:
         return len(self._free) + len(self._policy) - sum(k in self._policy for k in self._pinned)
 
     @property
+    def free(self) -> int:
+        """Blocks that can be had without evicting."""
+        return len(self._free)
+
+    @property
     def held(self) -> int:
         return self.num_blocks - len(self._free) - len(self._policy)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm.kv.index import BlockId
-from vllm.kv.lineage import Lineage
+from vllm.kv.lineage import Key, Lineage
 
 
 @dataclass(slots=True)
@@ -19,3 +19,7 @@ class BlockTable:
     lineage: Lineage
     blocks: list[BlockId] = field(default_factory=list)
     published: int = 0  # leading blocks that were offered to the index
+    promised: list[Key] = field(default_factory=list)  # of prompt blocks that it is to compute
+    sources: dict[str, int] = field(
+        default_factory=dict
+    )  # cached tokens by the tier they came from

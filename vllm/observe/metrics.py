@@ -4,7 +4,8 @@ All samples exist at 0 before there is traffic, so that rates and alerts work fr
 count comes from the same step statistics, so these hold at any time:
 
     prompt_tokens = sum(prompt_tokens_by_source)
-    sum(prompt_tokens_cached_by_source) = prompt_tokens_cached = prefix_cache_hits
+    sum(prompt_tokens_cached_by_source) = prompt_tokens_cached
+                                        = prefix_cache_hits + external_prefix_cache_hits
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from vllm.observe import reader
 ENGINE = "0"
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 PROMPT_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
-CACHE_SOURCES = ("device",)
+CACHE_SOURCES = ("device", "host", "disk")
 REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
 _TTFT: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
@@ -94,6 +95,12 @@ class Metrics:
 
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up.")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the cache.")
+        self._external_queries = self._counter(
+            "external_prefix_cache_queries", "Prompt tokens that the device did not have."
+        )
+        self._external_hits = self._counter(
+            "external_prefix_cache_hits", "Prompt tokens found in tiers below the device."
+        )
         self._prompt = self._counter("prompt_tokens", "Prompt tokens taken in.")
         self._by_source = self._many(
             Counter, "prompt_tokens_by_source", "Prompt tokens by where their KVs came from.",
@@ -160,15 +167,21 @@ class Metrics:
         hits, computed = stats.prefix_hits, stats.computed_prompt_tokens
         if stats.prefix_queries:
             self._queries.inc(stats.prefix_queries)
+        below = sum(stats.tier_hits.values())
         if hits:
             self._hits.inc(hits)
-            self._cached.inc(hits)
             self._cached_by_source["device"].inc(hits)
             self._by_source["local_cache_hit"].inc(hits)
+        for tier, tokens in stats.tier_hits.items():
+            self._external_hits.inc(tokens)
+            self._cached_by_source[tier].inc(tokens)
+            self._by_source["external_kv_transfer"].inc(tokens)
+        if stats.prefix_queries > hits:
+            self._external_queries.inc(stats.prefix_queries - hits)
         if computed:
             self._by_source["local_compute"].inc(computed)
-        if hits or computed:
-            self._prompt.inc(hits + computed)
+        self._cached.inc(hits + below)
+        self._prompt.inc(hits + below + computed)
         if stats.generated_tokens:
             self._generated.inc(stats.generated_tokens)
         if stats.preemptions:

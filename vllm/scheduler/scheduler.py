@@ -21,7 +21,7 @@ from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
-from vllm.scheduler import stop
+from vllm.scheduler import stop, window
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
 
@@ -40,6 +40,8 @@ class Scheduler:
         self._max_model_len = max_model_len
         self._seed = seed
         self._numbers = 0
+        self.loading: dict[int, Sequence] = {}  # admitted, with blocks on their way from a tier
+        self._arrived: list[Sequence] = []  # loaded, and not in a plan yet
         self._by_request: dict[str, list[Sequence]] = {}  # those of the request's n that are left
         self._waiting_tokens = 0
         self._rejected: list[SequenceOutput] = []
@@ -120,13 +122,20 @@ class Scheduler:
             self.running.remove(sequence)
             sequence.running = False
             self._forget.append(sequence.number)
-        elif sequence in self.waiting:
+        elif sequence in self._arrived:
+            self._arrived.remove(sequence)
+        elif self.loading.pop(sequence.number, None) is None and sequence in self.waiting:
             self._dequeue(sequence)
         self.kv.release(sequence.number)
 
     @property
+    def in_transfer(self) -> bool:
+        """Whether sequences wait for blocks from a slower tier."""
+        return bool(self.loading or self._arrived)
+
+    @property
     def has_work(self) -> bool:
-        return bool(self.running or self.waiting or self._rejected)
+        return bool(self.running or self.waiting or self.in_transfer or self._rejected)
 
     # ---- a step -------------------------------------------------------------------------------
 
@@ -138,6 +147,7 @@ class Scheduler:
         new: list[NewSequence] = []
         budget = self._config.max_num_batched_tokens
         preemptions = self._stats.preemptions
+        self._take_arrivals()
 
         for sequence in self._decodes_first():
             if budget == 0:
@@ -155,19 +165,17 @@ class Scheduler:
             blocks.append(list(added))
             budget -= count
 
-        if self._stats.preemptions != preemptions and self.running:
-            budget = 0  # there is no room; admitting now would only push the same one out again
-        while budget and self.waiting and len(self.running) < self._config.max_num_seqs:
-            sequence = self.waiting[0]
-            if not self._admit(sequence, budget, now):
-                if self.running or not self._drop_holds(sequence):
-                    break
-                continue
-            count = self._share(sequence, budget)
-            new.append(_as_new(sequence))
-            self._planned.append(sequence)
+        # After a preemption there is no room; admitting would only push the same one out again.
+        admitting = self._stats.preemptions == preemptions or not self.running
+        while budget:
+            started = self._next(budget, now, admitting=admitting)
+            if started is None:
+                break
+            count = self._share(started, budget)
+            new.append(_as_new(started))
+            self._planned.append(started)
             counts.append(count)
-            blocks.append(list(self.kv.blocks(sequence.number)))
+            blocks.append(list(self.kv.blocks(started.number)))
             budget -= count
 
         rows = self._planned
@@ -221,31 +229,99 @@ class Scheduler:
         self._stats.preemptions += 1
         self._enqueue(sequence)
 
+    def _next(self, budget: int, now: float, *, admitting: bool) -> Sequence | None:
+        """The next sequence that starts in this step: it holds blocks for all of its tokens."""
+        if self._arrived:
+            sequence = self._arrived[0]
+            if not self._config.enable_chunked_prefill and sequence.remaining > budget:
+                return None
+            self._arrived.pop(0)
+            self._start(sequence, sum(self.kv.sources(sequence.number).values()), now)
+            return sequence
+        most = self._config.max_num_seqs
+        while admitting and self.waiting and len(self.running) + len(self.loading) < most:
+            chosen = self._admit_next(budget, now)
+            if chosen is None or chosen.running:
+                return chosen
+        return None
+
+    def _admit_next(self, budget: int, now: float) -> Sequence | None:
+        """Give blocks to the next in order that can start now; None when none can.
+
+        One that finds no room holds up those behind it: else large requests would wait for ever.
+        """
+        size = self._config.window_size
+        for sequence in window.candidates(self.waiting, size, self._hits):
+            if size > 1 and sequence.overtaken < size - 1 and self._is_deferred(sequence):
+                continue
+            if self._admit(sequence, budget, now):
+                return sequence
+            idle = not (self.running or self.in_transfer)
+            if idle and self._drop_holds(sequence) and self._admit(sequence, budget, now):
+                return sequence
+            return None
+        return None
+
+    def _hits(self, sequence: Sequence) -> tuple[int, int]:
+        return self.kv.probe(
+            sequence.number,
+            sequence.tokens,
+            sequence.request.cache_salt,
+            _readable(sequence),
+        )
+
+    def _is_deferred(self, sequence: Sequence) -> bool:
+        """Whether another sequence is computing what this one would compute first."""
+        return bool(_readable(sequence)) and self.kv.deferred(
+            sequence.number, sequence.tokens, sequence.request.cache_salt
+        )
+
     def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
-        request = sequence.request
         if not self._config.enable_chunked_prefill and len(sequence.tokens) > budget:
             return False
         cached = self.kv.admit(
             sequence.number,
             sequence.tokens,
-            salt=request.cache_salt,
-            limit=0 if request.params.skip_reading_prefix_cache else None,
-            headroom=len(self.running),  # each may need a block for its next token
+            salt=sequence.request.cache_salt,
+            limit=_readable(sequence),
+            # Each that runs may need a block for its next token.
+            headroom=len(self.running) + len(self.loading),
         )
         if cached is None:
             return False
+        window.overtake(self.waiting, sequence)
         self._dequeue(sequence)
+        if self.kv.waits(sequence.number):
+            self.loading[sequence.number] = sequence
+        else:
+            self._start(sequence, cached, now)
+        return True
+
+    def _start(self, sequence: Sequence, cached: int, now: float) -> None:
         insort(self.running, sequence, key=self._order)
         sequence.running = True
         sequence.computed = cached
-        if sequence.cached < 0:
-            sequence.cached = sequence.counted = cached
-            sequence.scheduled = now
-            if not request.params.skip_reading_prefix_cache and sequence.index == 0:
-                self._stats.prefix_requests += 1
-                self._stats.prefix_queries += len(sequence.tokens)
-                self._stats.prefix_hits += cached
-        return True
+        if sequence.cached >= 0:
+            return
+        sequence.cached = sequence.counted = cached
+        sequence.scheduled = now
+        if sequence.index == 0 and not sequence.request.params.skip_reading_prefix_cache:
+            self._stats.prefix_requests += 1
+            self._stats.prefix_queries += len(sequence.tokens)
+            slower = dict(self.kv.sources(sequence.number))
+            self._stats.prefix_hits += slower.pop("device", 0)
+            for tier, tokens in slower.items():
+                self._stats.tier_hits[tier] = self._stats.tier_hits.get(tier, 0) + tokens
+
+    def _take_arrivals(self) -> None:
+        """Loads that ended: their sequences start, or queue again where one failed."""
+        arrived, failed = self.kv.poll()
+        for number in arrived:
+            if number in self.loading:
+                self._arrived.append(self.loading.pop(number))
+        for number in failed:
+            if number in self.loading:
+                self._enqueue(self.loading.pop(number))
 
     def _drop_holds(self, keep: Sequence) -> bool:
         """Nothing runs and the next cannot start: take back what waiting forks hold."""
@@ -277,6 +353,7 @@ class Scheduler:
         if self._planned:
             self._stats.step_tokens.append(plan.num_tokens)
         self._planned = []
+        self.kv.write_back()
         return outputs
 
     def _count_prompt(self, sequence: Sequence) -> None:
@@ -352,8 +429,18 @@ class Scheduler:
             assert self.kv.blocks_for(sequence.computed) <= len(self.kv.blocks(sequence.number))
         known = {s.number for group in self._by_request.values() for s in group}
         forks = {f.number for group in self._by_request.values() for s in group for f in s.forks}
-        queued = {s.number for s in [*self.waiting, *self.running]}
+        assert all(self.kv.waits(number) for number in self.loading)
+        assert all(self.kv.holds(s.number) for s in self._arrived)
+        queued = {s.number for s in [*self.waiting, *self.running, *self._arrived]}
+        queued |= self.loading.keys()
         assert known == queued | forks, "every sequence is queued, running or waits to fork"
+
+
+def _readable(sequence: Sequence) -> int:
+    """How many of its tokens the sequence may take from the cache."""
+    if sequence.request.params.skip_reading_prefix_cache:
+        return 0
+    return len(sequence.tokens) - 1
 
 
 def _as_new(sequence: Sequence) -> NewSequence:

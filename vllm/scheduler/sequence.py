@@ -29,6 +29,7 @@ class Sequence:
     scheduled: float = 0.0
     preemptions: int = 0
     running: bool = False
+    overtaken: int = 0  # by how many younger ones, while waiting; see `window`
     prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
 

@@ -139,9 +139,7 @@ class DiskTier:
         """Files stay; there is nothing else."""
 
     def _header(self, key: Key, payload: memoryview) -> bytes:
-        head = HEADER.pack(
-            MAGIC, VERSION, key, self._fingerprint, self._bytes, zlib.crc32(payload)
-        )
+        head = HEADER.pack(MAGIC, VERSION, key, self._fingerprint, self._bytes, zlib.crc32(payload))
         return head + zlib.crc32(head).to_bytes(4, "little")
 
     def _buffer(self) -> memoryview:

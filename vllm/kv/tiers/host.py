@@ -13,7 +13,7 @@ PAGE = 4096
 
 
 class HostTier:
-    """`num_blocks` slots of `block_bytes`. A key's slot is taken at its write and kept until deleted.
+    """`num_blocks` slots of `block_bytes`. A key keeps its slot from its write until it is deleted.
 
     The caller sees to it that no more keys are here than slots, and that a key is not deleted while
     it is read; then slots never move, and copies run without a lock.

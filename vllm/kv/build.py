@@ -1,0 +1,65 @@
+"""Puts the tiers that the configuration asks for under a manager."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from vllm.config.engine import TierConfig
+from vllm.core.plan import BlockIO
+from vllm.kv.cost import LoadCost
+from vllm.kv.evict import POLICIES
+from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.manager import KVManager
+from vllm.kv.mover import Mover
+from vllm.kv.shelf import Shelf
+from vllm.kv.tiers.disk import DiskTier
+from vllm.kv.tiers.host import HostTier
+
+logger = logging.getLogger(__name__)
+
+
+def attach_tiers(
+    kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: bytes, *, step_tokens: int
+) -> None:
+    """Make host and disk tiers as configured. `step_tokens`: most tokens that a step computes.
+
+    Raises OSError or MemoryError when a tier's memory or folder cannot be had.
+    """
+    block_bytes = kv.spec.block_bytes
+    levels: list[Level] = []
+    blocks = config.host_blocks or config.host_bytes // block_bytes
+    if blocks:
+        levels.append(Level(HostTier(blocks, block_bytes), Shelf(blocks, POLICIES["lru"]())))
+        logger.info("Host tier: %d blocks, %.2f GiB", blocks, blocks * block_bytes / 2**30)
+    if config.disk_dir is not None:
+        levels.append(_disk(Path(config.disk_dir), config.disk_bytes, block_bytes, fingerprint))
+    kv.attach(
+        Hierarchy(
+            levels,
+            Mover([level.tier for level in levels], asynchronous=config.asynchronous),
+            io,
+            kv.pool,
+            kv.index,
+            LoadCost(block_bytes, kv.spec.block_size, config.min_load_tokens),
+            # What two steps may need: while one evicts these, the next ones are copied. Not more
+            # than a quarter of all, or copies would push each other out of the tier below.
+            window=min(2 * kv.blocks_for(step_tokens), -(-kv.num_blocks // 4)),
+        )
+    )
+
+
+def _disk(root: Path, quota: int, block_bytes: int, fingerprint: bytes) -> Level:
+    tier = DiskTier(root, block_bytes, fingerprint)
+    shelf = Shelf(quota // tier.file_bytes, POLICIES["lru"]())
+    found = [key for key, _ in sorted(tier.scan(), key=lambda item: item[1])]
+    for key in shelf.adopt(found):
+        tier.delete(key)
+    logger.info(
+        "Disk tier: %s, %d of %d blocks there already, direct I/O %s",
+        root,
+        len(shelf),
+        shelf.capacity,
+        "on" if tier.direct else "off",
+    )
+    return Level(tier, shelf)
