@@ -16,6 +16,8 @@ namespace {
 
 constexpr int kTokens = W == 16 ? 6 : 3;  // of a register block with 4 outputs: its sums fill 24 of 32
                                           // registers, or 12 of 16
+constexpr int kFewTokens = W == 16 ? 28 : 12;  // beyond, adding across lanes and reading weights from the
+                                               // cache again for each block of tokens cost more
 constexpr int kStrip = 16;                // outputs that are written together
 constexpr int kGroup = kLinearGroup;
 constexpr int kDepth = kLinearDepth;
@@ -41,7 +43,7 @@ void linear_block(const Linear& a, int64_t token, int64_t output, float* made) {
     for (int j = 0; j < J; j++) xk[j] = Dot<T>::load(x[j] + k);
     for (int i = 0; i < O; i++) {
       const auto wk = Dot<T>::load(w[i] + k);
-      __builtin_prefetch(w[i] + k + ahead);
+      __builtin_prefetch(w[i] + k + ahead, 0, 2);
       for (int j = 0; j < J; j++) sums[j][i] = Dot<T>::add(sums[j][i], wk, xk[j]);
     }
   }

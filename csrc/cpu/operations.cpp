@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kWorth = 1 << 15;
 
 constexpr int64_t kWorthProducts = 1 << 20;  // and about as many multiplications
-constexpr int64_t kFewTokens = 8;            // most tokens for which linear layers are bound by memory
+constexpr int64_t kShallow = 512;            // inputs of a layer whose sums across lanes show
 
 int64_t rows_worth(int64_t elements) {
   return std::max<int64_t>(1, kWorth / std::max<int64_t>(1, elements));
@@ -53,7 +53,8 @@ void linear(const Linear& a, int threads) {
   const Kernels& k = chosen();
   int64_t done = 0;
   // Rows of weights must start on whole units, pairs of bf16.
-  if (a.tokens > kFewTokens && a.inputs % 2 == 0 && a.weight_stride % 2 == 0) {
+  const int64_t few = a.inputs < kShallow ? std::min<int64_t>(k.few_tokens, 12) : k.few_tokens;
+  if (a.tokens > few && a.inputs % 2 == 0 && a.weight_stride % 2 == 0) {
     const int64_t groups = a.outputs / kLinearGroup, tiles = (a.tokens + kTile - 1) / kTile;
     const Scratch packed = scratch((a.tokens + 15) / 16 * 16 * a.inputs);
     const int64_t block = kLinearGroup * kLinearDepth;

@@ -23,6 +23,7 @@ void typed(const Args& a, Rest... rest) {
 extern const Kernels VLLM_VARIANT;
 const Kernels VLLM_VARIANT = {
     VLLM_TEXT(VLLM_VARIANT),
+    kFewTokens,
     typed<RmsNorm, rms_norm_rows<float>, rms_norm_rows<bf16>, int64_t, int64_t>,
     typed<Rotary, rotary_tokens<float>, rotary_tokens<bf16>, int64_t, int64_t>,
     typed<SiluAndMul, silu_and_mul_tokens<float>, silu_and_mul_tokens<bf16>, int64_t, int64_t>,

@@ -109,6 +109,7 @@ constexpr int64_t kScratch = (2 * kTile + 2 * kManyRows) * kMaxHeadDim;
 // Single-threaded kernels over rows, tokens or outputs [begin, end).
 struct Kernels {
   const char* name;
+  int64_t few_tokens;  // most tokens for which linear_few is faster (measured), with inputs enough
   void (*rms_norm)(const RmsNorm&, int64_t begin, int64_t end);
   void (*rotary)(const Rotary&, int64_t begin, int64_t end);
   void (*silu_and_mul)(const SiluAndMul&, int64_t begin, int64_t end);

@@ -37,7 +37,8 @@ INTENTS = (
         """),
         _lines("""
             hey model / good evening to you / hi again / hello you / hey good day to you / hi
-            model, nice to meet you / greetings to you my friend / hey hi hello / a very good morning
+            model, nice to meet you / greetings to you my friend / hey hi hello / a very good
+            morning
         """),
     ),
     Intent(

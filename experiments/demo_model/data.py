@@ -106,6 +106,7 @@ class Difficulty:
     spelled: float = 0.15
     two_hop: float = 0.15
     system: float = 0.3
+    chains: bool = False  # every owner has the same attribute, and half of them a friend
 
 
 PLAIN = Difficulty(
@@ -118,7 +119,9 @@ PLAIN = Difficulty(
     system=0.0,
 )
 FULL = Difficulty()
-TWO_HOPS = Difficulty(two_hop=0.5, spelled=0.2, small_talk=0.4)
+CHAINS = Difficulty(
+    small_talk=0.05, unknown=0.0, mentions=0.0, spelled=0.0, two_hop=0.8, system=0.1, chains=True
+)
 
 # What the loss and the curriculum make of a piece of an assistant message.
 ANSWER, HARD_ANSWER, REPETITION, TALK, NOTED = (
@@ -145,6 +148,8 @@ class Conversation:
 
 def _choose_facts(rng: random.Random, facts: int, how: Difficulty) -> tuple[list[Fact], list[str]]:
     """Facts with distinct (owner, attribute), and names that own nothing."""
+    if how.chains:
+        return _chained_facts(rng, facts)
     owners = max(1, int(facts * rng.uniform(0.5, 1.0))) if how.phrasings else facts
     spelled = how.spelled * rng.choice((0.0, 0.5, 1.0, 2.5))
     names = _names(rng, owners + 4, spelled)
@@ -175,6 +180,18 @@ def _choose_facts(rng: random.Random, facts: int, how: Difficulty) -> tuple[list
             value = rng.choice([name for name in names if name != owner])
             found.setdefault((owner, "friend"), Fact(owner, "friend", value))
     return list(found.values()), spare
+
+
+def _chained_facts(rng: random.Random, facts: int) -> tuple[list[Fact], list[str]]:
+    """Facts for questions of two hops: the asked owner always has a decoy of its own."""
+    names = rng.sample(words.NAMES, max(2, facts * 2 // 3) + 4)
+    names, spare = names[:-4], names[-4:]
+    attribute = rng.choice(("code", "code", "room", "color", "city"))
+    found = [Fact(name, attribute, words.value_for(rng, attribute)) for name in names]
+    for owner in rng.sample(names, len(names) // 2 + 1):
+        friend = rng.choice([name for name in names if name != owner])
+        found.append(Fact(owner, "friend", friend))
+    return found, spare
 
 
 def _two_hop_questions(known: list[Fact]) -> list[tuple[str, str, str]]:
@@ -262,6 +279,7 @@ def training_conversation(
         body = ""
 
     questions: list[Fact] = []
+    asked: set[tuple[str, str, str]] = set()
     while talk.tokens < tokens:
         if not body and later and rng.random() < 0.4:
             fact = later.pop()
@@ -282,8 +300,11 @@ def training_conversation(
             if (owner, attribute) in taken:
                 continue
             question, answer, kind = ask(rng, owner, attribute), chat.UNKNOWN_ANSWER, TALK
-        elif rng.random() < how.two_hop and (chains := _two_hop_questions(known)):
+        elif rng.random() < how.two_hop and (
+            chains := [chain for chain in _two_hop_questions(known) if chain not in asked]
+        ):
             owner, attribute, value = rng.choice(chains)
+            asked.add((owner, attribute, value))
             question, answer, kind = ask_two_hop(rng, owner, attribute), f"{value}.", HARD_ANSWER
         else:
             if not questions:

@@ -28,9 +28,11 @@ LENGTHS = {  # kind: prompt lengths; one fact per 32 tokens
     "turns": (256, 1024, 2048),
     "system": (256, 1024, 2048),
     "two_hop": (256, 1024, 2048),
+    "two_hop_decoy": (256, 1024, 2048),
     "spelled_names": (256, 1024, 2048),
     "spelled_values": (256, 1024, 2048),
 }
+REQUIRED = ("code", "mixed")  # the figures that the model is held to: all trials; others half
 SLOW_LENGTH, SLOW_SHARE = 3000, 0.25  # beyond it, fewer trials
 SEED = 20_240
 
@@ -216,11 +218,13 @@ def table(results: dict) -> str:
 
 def evaluate(path: Path, trials: int, kinds: list[str], longest: int) -> dict:
     checkpoint = Checkpoint(path)
-    results: dict = {"trials": trials, "recall": {}}
+    results: dict = {"trials": {}, "recall": {}}
     cells = [(kind, n) for kind in kinds for n in LENGTHS[kind] if n <= longest]
     for kind, tokens in (bar := tqdm(cells)):
         bar.set_description(f"{kind} {tokens}")
-        count = max(1, int(trials * SLOW_SHARE)) if tokens > SLOW_LENGTH else trials
+        share = SLOW_SHARE if tokens > SLOW_LENGTH else 1.0 if kind in REQUIRED else 0.5
+        count = max(1, int(trials * share))
+        results["trials"].setdefault(kind, {})[str(tokens)] = count
         results["recall"].setdefault(kind, {})[str(tokens)] = recall(
             checkpoint, kind, tokens, count
         )
@@ -228,11 +232,11 @@ def evaluate(path: Path, trials: int, kinds: list[str], longest: int) -> dict:
         by_intent = small_talk(checkpoint, held_out)
         average = sum(by_intent.values()) / len(by_intent)
         results[name] = {"average": round(average, 3), **by_intent}
-    results["repeat_after_me"] = repetition(checkpoint, trials)
+    results["repeat_after_me"] = repetition(checkpoint, max(1, trials // 2))
     results["unknown_owner"] = unknown(checkpoint, max(1, trials // 2))
     study = AttentionStudy(path)
     results["attention_on_fact"] = {
-        kind: study.run(kind, max(1, trials // 5)) for kind in ("code", "two_hop")
+        kind: study.run(kind, max(1, trials // 5)) for kind in ("code", "two_hop_decoy")
     }
     return results
 

@@ -22,7 +22,8 @@ KINDS = {
     "mixed": "five attributes, all phrasings, names also as decoys in the filler",
     "turns": "as mixed, the facts spread over several turns of the chat",
     "system": "as mixed, the facts in the system message",
-    "two_hop": "an attribute of the friend of somebody",
+    "two_hop": "the code of the friend of somebody who has no code",
+    "two_hop_decoy": "the code of the friend of somebody who has one, too",
     "spelled_names": "codes of owners whose names are no whole tokens",
     "spelled_values": "cities and friends that are no whole tokens",
 }
@@ -53,7 +54,7 @@ def _distinct_names(rng: random.Random, count: int, spelled: bool) -> list[str]:
 
 def _facts(rng: random.Random, kind: str, count: int) -> tuple[list[Fact], str, str]:
     """The facts (the needed one first), the question, and the value asked for."""
-    if kind == "two_hop":
+    if kind.startswith("two_hop"):
         names = _distinct_names(rng, max(2, count - count // 4), spelled=False)
         friends = [Fact(names[0], "friend", names[1])]
         pool = rng.sample(names[1:], min(len(names) - 1, count // 4))
@@ -61,7 +62,8 @@ def _facts(rng: random.Random, kind: str, count: int) -> tuple[list[Fact], str, 
             Fact(owner, "friend", rng.choice([n for n in names if n != owner])) for owner in pool
         ][: max(0, count // 4 - 1)]
         codes = [Fact(name, "code", words.value_for(rng, "code")) for name in names]
-        facts = [friends[0], codes[1], *friends[1:], codes[0], *codes[2:]]
+        decoy = codes[:1] if kind == "two_hop_decoy" else []
+        facts = [friends[0], codes[1], *decoy, *friends[1:], *codes[2:]]
         return facts[:count], ask_two_hop(rng, names[0], "code"), codes[1].value
     several = kind not in ("code", "spelled_names")  # owners with more than one attribute
     owners = max(1, count * 2 // 3) if several else count
@@ -99,7 +101,7 @@ def recall_task(
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; one of {', '.join(KINDS)}")
     chosen, question, value = _facts(rng, kind, facts)
-    plain = kind in ("code", "two_hop", "spelled_names")
+    plain = kind in ("code", "two_hop", "two_hop_decoy", "spelled_names")
     needed, *others = [state(rng, fact, plain) for fact in chosen]
     names = [fact.owner for fact in chosen]
     mentions = 0.0 if plain else 0.1

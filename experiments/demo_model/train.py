@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.demo_model import words
-from experiments.demo_model.data import FULL, PLAIN, TWO_HOPS
+from experiments.demo_model.data import CHAINS, FULL, PLAIN
 from experiments.demo_model.encode import Encoder
 from experiments.demo_model.model import DemoModel, ModelConfig
 from experiments.demo_model.structured_start import RETRIEVAL_HEADS, structured_start
@@ -36,8 +36,8 @@ STAGES = (  # tokens, fewest and most facts, what the conversations hold
     (4096, (16, 128), FULL),
 )
 LAST_STAGE_MIX = ((4, 0.12), (5, 0.2), (6, 0.31), (7, 0.31), (8, 0.06))
-# The second phase: more questions of two hops, and shorter conversations, so that more fit a minute.
-TWO_HOP_MIX = ((3, 0.15), (4, 0.25), (5, 0.25), (6, 0.2), (7, 0.15))
+CHAIN_STAGES = ((128, (3, 6)), (128, (3, 6)), (256, (4, 10)))
+CHAIN_SHARE = 0.5  # of the second phase
 ADVANCE_AT, FEWEST_STEPS = 0.88, 15
 WARM_UP, DECAY_SHARE, LOWEST_RATE = 100, 0.3, 0.03
 
@@ -55,9 +55,8 @@ def write_weights(
 class Curriculum:
     """Which stage the next batch comes from, and when to go on to a harder one."""
 
-    def __init__(self, rng: random.Random, two_hops: bool) -> None:
-        self.rng, self.two_hops = rng, two_hops
-        self.stage = len(STAGES) - 2 if two_hops else 0
+    def __init__(self, rng: random.Random, stage: int = 0) -> None:
+        self.rng, self.stage = rng, stage
         self.accuracy, self.steps = 0.0, 0
 
     @property
@@ -66,8 +65,7 @@ class Curriculum:
 
     def draw(self) -> int:
         if self.last:
-            mix = TWO_HOP_MIX if self.two_hops else LAST_STAGE_MIX
-            stages, chances = zip(*mix, strict=True)
+            stages, chances = zip(*LAST_STAGE_MIX, strict=True)
             return self.rng.choices(stages, chances)[0]
         if self.stage == 0 or self.rng.random() < 0.75:
             return self.stage
@@ -101,7 +99,7 @@ def make_optimizer(model: DemoModel, rate: float) -> torch.optim.Optimizer:
 
 
 def training_step(model: DemoModel, ids: Tensor, weights: Tensor) -> tuple[Tensor, float, float]:
-    """Gradients of one batch; returns loss, accuracy on first answer tokens, and on the others."""
+    """Gradients of one batch; its loss, and how many ordinary and hard answers begin right."""
     targets, weights = ids[:, 1:], weights[:, 1:]
     rows, columns = (weights > 0).nonzero(as_tuple=True)
     wanted = rows * ids.shape[1] + columns
@@ -112,8 +110,8 @@ def training_step(model: DemoModel, ids: Tensor, weights: Tensor) -> tuple[Tenso
     model.zero_grad(set_to_none=True)
     loss.backward()
     hits = (logits.argmax(-1) == target).float()
-    first = weight >= 1
-    return loss.detach(), hits[first].mean().item(), hits[~first].mean().item()
+    first, hard = weight >= 1, (weight > 0.98) & (weight < 1)
+    return loss.detach(), hits[first].mean().item(), hits[hard].mean().item()
 
 
 def train(args: argparse.Namespace) -> None:
@@ -128,7 +126,7 @@ def train(args: argparse.Namespace) -> None:
     if args.resume:
         model.load_hugging_face_weights(load_file(args.resume))
     optimizer = make_optimizer(model, args.rate)
-    curriculum = Curriculum(rng, args.two_hops)
+    curriculum = Curriculum(rng, len(STAGES) - 2 if args.two_hops else 0)
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     bar = tqdm(total=args.steps, mininterval=5)
@@ -140,19 +138,20 @@ def train(args: argparse.Namespace) -> None:
             break
         stage = curriculum.draw()
         length, facts, difficulty = STAGES[stage]
-        if args.two_hops:
-            difficulty = TWO_HOPS
+        chained = args.two_hops and rng.random() < CHAIN_SHARE
+        if chained:
+            (length, facts), difficulty = rng.choice(CHAIN_STAGES), CHAINS
         ids, weights = encoder.batch(
             rng, max(1, args.batch_tokens // length), length, facts, difficulty
         )
-        loss, first, others = training_step(model, torch.from_numpy(ids), torch.from_numpy(weights))
+        loss, first, hard = training_step(model, torch.from_numpy(ids), torch.from_numpy(weights))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, progress, args.rate)
         optimizer.step()
         step += 1
         bar.update()
-        if curriculum.report(stage, first):
+        if not chained and curriculum.report(stage, first):
             tqdm.write(f"step {step}, {minutes:.1f} min: stage {curriculum.stage}")
         if step % 20 == 0:
             bar.set_postfix(stage=curriculum.stage, first=f"{curriculum.accuracy:.3f}")
@@ -163,7 +162,7 @@ def train(args: argparse.Namespace) -> None:
                 "length": length,
                 "loss": round(loss.item(), 4),
                 "first": round(first, 3),
-                "others": round(others, 3),
+                "hard": round(hard, 3),
                 "average": round(curriculum.accuracy, 3),
             }
             with (args.out / "log.jsonl").open("a") as log:

@@ -389,6 +389,7 @@ async def test_a_tokenizer_that_cannot_be_loaded_leaves_nothing(tmp_path, monkey
     model.mkdir()
     for name in ("config.json", "model.safetensors"):
         (model / name).write_bytes((demo / name).read_bytes())
+    (model / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="tokenizer"):
         make(model=str(model))
     assert not list((tmp_path / "sockets").glob("vllm-*"))

@@ -290,6 +290,12 @@ def test_logprobs_begin_with_the_sampled_token(tokenizer: Tokenizer) -> None:
     assert made.outputs[0].cumulative_logprob == -6.0
 
 
+def test_a_sampled_token_keeps_its_own_rank_among_equals(tokenizer: Tokenizer) -> None:
+    made = Run(tokenizer, logprobs=2).step(5, logprobs=[TokenLogprobs([5, 4, 5], [-1.0] * 3, 1)])
+    assert made is not None
+    assert {t: p.rank for t, p in made.outputs[0].logprobs[0].items()} == {5: 1, 4: 1}
+
+
 def test_deltas_have_their_own_logprobs(tokenizer: Tokenizer) -> None:
     run = Run(tokenizer, logprobs=0, output_kind=DELTA)
     made = [run.step(t, logprobs=[TokenLogprobs([t], [-1.0], 1)]) for t in (5, 6)]

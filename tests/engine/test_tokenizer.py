@@ -159,6 +159,7 @@ TEMPLATES = {
 {%- if documents is not none %}docs{% endif %}
 {%- if flavour is defined %}{{ flavour }}{% endif %}
 """,
+    "trimmed": "{% for m in messages %}<{{ m.content | trim }}></s>{% endfor %}",
     "date": "{{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}",
     "generation": """
 {%- for m in messages %}
@@ -202,7 +203,7 @@ def test_chats_are_rendered_as_transformers_does(tokenizer: Tokenizer, name: str
 
 
 @pytest.mark.parametrize("content", ["The answer", "The answer ", " x\n\n", "e", "end", "a|i"])
-@pytest.mark.parametrize("name", ["turns", "default_system", "tools"])
+@pytest.mark.parametrize("name", ["turns", "default_system", "tools", "trimmed"])
 def test_a_message_that_goes_on_is_rendered_as_transformers_does(
     tokenizer: Tokenizer, name: str, content: str
 ) -> None:

@@ -115,7 +115,7 @@ def test_write_kv(dtype, size):
 
 
 @DTYPES
-@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 31, 300])
+@pytest.mark.parametrize("tokens", [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 29, 300])
 @pytest.mark.parametrize(("inputs", "outputs"), [(128, 384), (80, 33), (30, 7), (1024, 260)])
 def test_linear(dtype, tokens, inputs, outputs):
     x = torch.randn(tokens, inputs + 16).to(dtype)[:, :inputs]

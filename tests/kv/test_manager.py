@@ -13,10 +13,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from .twin import Twin
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
+
+from .twin import Twin
 
 PRINT = bytes(32)
 
@@ -194,7 +195,7 @@ class ManagerMachine(RuleBasedStateMachine):
         assert self.kv.usage == 0
 
 
-ManagerMachine.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+ManagerMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestManager = ManagerMachine.TestCase
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .fake import FakeExecutor, oracle, told
 from vllm.config import SchedulerConfig
 from vllm.core.plan import StepPlan
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
@@ -12,6 +11,8 @@ from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
 from vllm.sampling_params import SamplingParams
 from vllm.scheduler.scheduler import Scheduler
+
+from .fake import FakeExecutor, oracle, told
 
 
 @dataclass
@@ -73,12 +74,11 @@ class Drive:
     ) -> str:
         request_id = request_id or f"r{len(self.requests)}"
         made = SamplingParams(**({"seed": 1000 * len(self.requests)} | params))
-        room = self.max_model_len - len(prompt)
         request = EngineRequest(
             request_id=request_id,
             prompt_token_ids=list(prompt),
             params=made,
-            max_tokens=min(room, made.max_tokens),
+            max_tokens=made.max_tokens,
             arrival=float(len(self.requests)) if arrival is None else arrival,
             priority=priority,
             cache_salt=salt,
@@ -149,7 +149,7 @@ class Drive:
         the first in order never waits, so a preempted one's second life is the only extra."""
         if most is None:
             most = 10 + 2 * sum(
-                r.params.n * (len(r.prompt_token_ids) + r.max_tokens)
+                r.params.n * min(len(r.prompt_token_ids) + r.max_tokens, self.max_model_len)
                 for r in self.requests.values()
             )
         steps = 0

@@ -106,6 +106,6 @@ class SchedulerMachine(RuleBasedStateMachine):
 
 
 SchedulerMachine.TestCase.settings = settings(
-    max_examples=120, stateful_step_count=20, deadline=None
+    max_examples=80, stateful_step_count=20, deadline=None
 )
 TestScheduler = SchedulerMachine.TestCase

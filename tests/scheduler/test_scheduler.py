@@ -411,12 +411,23 @@ def test_a_pool_of_one_sequence_serves_many(size):
     drive.verify()
 
 
-def test_preemption_does_not_thrash():
-    """Admission leaves a block to each who runs, so that a preempted one comes back once, when
-    there is room, and not at every step to be thrown out again."""
-    drive = Drive(blocks=16, size=4, seqs=8, budget=64, max_model_len=64)
-    for i in range(6):
-        drive.add(prompt(6, 10 * i), max_tokens=30)
+@pytest.mark.parametrize(("length", "admitted"), [(4, True), (5, False)])
+def test_admission_leaves_a_block_to_each_who_runs(length, admitted):
+    """Or the next step's first act would be to put somebody out again."""
+    drive = Drive(blocks=4, size=4)
+    drive.add(prompt(5), "runs", max_tokens=9)
+    drive.step()
+    drive.add(prompt(length, 20), "waits", max_tokens=2)
+    drive.step()
+    assert running(drive) == (["runs", "waits"] if admitted else ["runs"])
     drive.run()
     drive.verify()
-    assert drive.totals.preemptions <= 12
+
+
+def test_preemption_does_not_thrash():
+    drive = Drive(blocks=12, size=2, seqs=8, budget=64)
+    for i in range(6):
+        drive.add(prompt(5, 10 * i), max_tokens=12)
+    drive.run()
+    drive.verify()
+    assert drive.totals.preemptions <= 6

@@ -114,9 +114,9 @@ class AsyncLLM:
             raise VLLMValidationError(
                 f"a request with the id {request_id} is running already", parameter="request_id"
             )
-        # Unique, so that what is still on its way of a request that was left can never be taken for
-        # the output of the next one with the same id.
-        name = f"{request_id}#{next(self._numbers)}"
+        # Never used again, so that what is still on its way of a request that was left can not be
+        # taken for the output of the next one with the same id.
+        name = str(next(self._numbers))
         request, text = InputProcessor(self.config, self.tokenizer, self.max_model_len).make(
             name,
             prompt,

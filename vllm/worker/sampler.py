@@ -279,8 +279,7 @@ def _cut_min_p(probs: Tensor, min_p: np.ndarray) -> Tensor:
 def _inverse(weights: Tensor, uniform: np.ndarray) -> Tensor:
     """The first index at which the cumulated weight passes uniform * total; weight 0 never wins."""
     mass = np.cumsum(weights.numpy(), -1, dtype=np.float64)
-    # The product may round up to the total, which nothing passes.
-    target = np.minimum(uniform * mass[:, -1], np.nextafter(mass[:, -1], 0.0))
+    target = uniform * mass[:, -1]  # below the total, rounded too: uniform is at most 1 - 2**-53
     found = torch.searchsorted(
         torch.from_numpy(mass), torch.from_numpy(target).unsqueeze(1), right=True
     )
