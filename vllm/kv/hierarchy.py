@@ -147,16 +147,18 @@ class Hierarchy:
             return
         first = self.levels[0]
         soon = self._pool.next_victims(max(0, self._window - self._pool.free))
-        pairs = [(key, block) for key, block in soon if not first.shelf.knows(key)]
+        # Second uses always go; first uses when the tier has nothing else to do.
+        idle = self.mover.lanes[first.tier.name].waiting == 0
+        pairs = [
+            (key, block)
+            for key, block in soon
+            if (idle or key in self._reused) and not first.shelf.knows(key)
+        ]
         for at in range(0, len(pairs), BATCH):
             if not self._store_from_device(first, pairs[at : at + BATCH]):
                 break
         for upper, lower in zip(self.levels, self.levels[1:], strict=False):
             self._cascade(upper, lower)
-
-    def _worth_storing(self, key: Key, tier: str) -> bool:
-        """Second uses always; first uses when there is nothing else to do."""
-        return key in self._reused or self.mover.lanes[tier].waiting == 0
 
     def _store_from_device(self, level: Level, pairs: list[tuple[Key, BlockId]]) -> bool:
         tier = level.tier.name
@@ -165,12 +167,11 @@ class Hierarchy:
             return False
         chosen, victims = [], []
         for key, block in pairs:
-            if self._worth_storing(key, tier):
-                room = level.shelf.reserve(key)
-                if room is None:
-                    break
-                victims += room
-                chosen.append((key, block))
+            room = level.shelf.reserve(key)
+            if room is None:
+                break
+            victims += room
+            chosen.append((key, block))
         if chosen:
             for key, _ in chosen:
                 self._pool.pin(key)
