@@ -62,7 +62,11 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         plan = self.scheduler.schedule(self._clock())
-        result = self.executor.execute(plan)
+        try:
+            result = self.executor.execute(plan)
+        except BaseException:
+            self.scheduler.recall(plan)
+            raise
         outputs = self.scheduler.update(plan, result)
         return StepOutputs(outputs, self.scheduler.take_stats(), self._clock())
 
