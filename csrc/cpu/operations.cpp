@@ -68,9 +68,11 @@ void linear(const Linear& a, int threads) {
              });
     done = groups * kLinearGroup;
   }
-  // A multiple of 16 outputs, as the kernel takes them; at least 64 KiB of bf16 weights.
-  const int64_t chunk = (rows_worth(a.inputs) + 15) / 16 * 16;
-  parallel(threads, a.outputs - done, chunk,
+  // At least 64 KiB of bf16 weights; large layers in few chunks, since each reads on past its end. A
+  // multiple of 16 outputs, as the kernel takes them.
+  const int64_t rest = a.outputs - done;
+  const int64_t chunk = (std::max(rows_worth(a.inputs), rest / (4 * threads)) + 15) / 16 * 16;
+  parallel(threads, rest, chunk,
            [&](int64_t b, int64_t e, int) { k.linear_few(a, done + b, done + e); });
 }
 

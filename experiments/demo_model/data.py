@@ -155,10 +155,11 @@ def _choose_facts(rng: random.Random, facts: int, how: Difficulty) -> tuple[list
     names = _names(rng, owners + 4, spelled)
     names, spare = names[:-4] or names[:1], names[-4:]
     usual = rng.choice(words.MAIN_ATTRIBUTES[:3]) if rng.random() < 0.4 else None
+    codes = rng.choice((0.4, 1.0))  # the share of codes, where phrasings are plain
     found: dict[tuple[str, str], Fact] = {}
     for turn in range(facts):
         owner = names[turn] if turn < len(names) else rng.choice(names)
-        attribute = "code" if rng.random() < 0.4 else rng.choice(words.MAIN_ATTRIBUTES)
+        attribute = "code" if rng.random() < codes else rng.choice(words.MAIN_ATTRIBUTES)
         if how.phrasings:
             if rng.random() < 0.06:
                 owner = "my"

@@ -36,8 +36,9 @@ STAGES = (  # tokens, fewest and most facts, what the conversations hold
     (4096, (16, 128), FULL),
 )
 LAST_STAGE_MIX = ((4, 0.12), (5, 0.2), (6, 0.31), (7, 0.31), (8, 0.06))
-CHAIN_STAGES = ((128, (3, 6)), (128, (3, 6)), (256, (4, 10)))
-CHAIN_SHARE = 0.5  # of the second phase
+# The second phase: shares of batches with questions of two hops, and with one plain phrasing.
+CHAIN_STAGES = ((128, (3, 6)), (256, (4, 10)), (512, (8, 20)), (1024, (12, 36)))
+CHAIN_SHARE, PLAIN_SHARE = 0.25, 0.25
 ADVANCE_AT, FEWEST_STEPS = 0.88, 15
 WARM_UP, DECAY_SHARE, LOWEST_RATE = 100, 0.3, 0.03
 
@@ -138,9 +139,11 @@ def train(args: argparse.Namespace) -> None:
             break
         stage = curriculum.draw()
         length, facts, difficulty = STAGES[stage]
-        chained = args.two_hops and rng.random() < CHAIN_SHARE
-        if chained:
+        kind = rng.random() if args.two_hops else 1.0
+        if chained := kind < CHAIN_SHARE:
             (length, facts), difficulty = rng.choice(CHAIN_STAGES), CHAINS
+        elif kind < CHAIN_SHARE + PLAIN_SHARE:
+            difficulty = PLAIN
         ids, weights = encoder.batch(
             rng, max(1, args.batch_tokens // length), length, facts, difficulty
         )

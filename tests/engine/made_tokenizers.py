@@ -80,7 +80,7 @@ def metaspace() -> Tokenizer:
 
 
 def word_level() -> Tokenizer:
-    """As the demo model's: whole words with their leading space, no characters split."""
+    """Whole words with their leading space; no characters are split."""
     pieces = [" the", "the", " cat", "cat", " sat", ".", ",", "\n", " ", "1", "2", " ünïcode", "😀"]
     vocab = {token: i for i, token in enumerate(["<unk>", *SPECIAL, *pieces])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))

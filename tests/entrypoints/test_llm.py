@@ -157,7 +157,6 @@ def test_an_interrupted_run_leaves_the_engine_usable(
         assert tokens(run(llm, TEXTS)) == before
 
 
-@pytest.mark.xfail(strict=True, reason="what a plan tells the workers to forget is lost with it")
 def test_an_interrupt_before_the_workers_saw_the_plan() -> None:
     llm = LLM(max_model_len=128, max_num_seqs=4, num_gpu_blocks_override=100)
     before = tokens(run(llm, TEXTS))

@@ -21,6 +21,7 @@ from vllm.kv.spec import fingerprint
 from vllm.scheduler.scheduler import Scheduler
 
 IDLE_WAIT = 0.002  # seconds; while only transfers are under way, messages are looked at this often
+FLUSH = 2.0  # seconds that the tiers get at the end to take what is only on the device
 ExecutorFactory = Callable[[VllmConfig, Capacity], Executor]
 
 
@@ -75,7 +76,11 @@ class EngineCore:
         if not plan.seqs and self.scheduler.in_transfer:
             self.scheduler.kv.wait(IDLE_WAIT)
         start = self._clock()
-        result = self.executor.execute(plan)
+        try:
+            result = self.executor.execute(plan)
+        except BaseException:
+            self.scheduler.recall(plan)
+            raise
         self._learn(plan, self._clock() - start)
         outputs = self.scheduler.update(plan, result)
         return StepOutputs(outputs, self.scheduler.take_stats(), self._clock())
@@ -94,7 +99,14 @@ class EngineCore:
         self.scheduler.check()
         return True
 
+    def tidy(self) -> bool:
+        """What there is to do while no request is here. False when there is nothing left."""
+        tiers = self.scheduler.kv.tiers
+        return tiers is not None and tiers.tidy()
+
     def shutdown(self) -> None:
-        if self.scheduler.kv.tiers is not None:
-            self.scheduler.kv.tiers.mover.shutdown()
+        tiers = self.scheduler.kv.tiers
+        if tiers is not None:
+            tiers.flush(FLUSH)
+            tiers.mover.shutdown()
         self.executor.shutdown()

@@ -39,6 +39,7 @@ from vllm.engine.core import EngineCore
 
 logger = logging.getLogger(__name__)
 
+TIDY_WAIT = 10  # milliseconds between looks at transfers while no request is here
 TO_CORE, FROM_CORE = "to_core.sock", "from_core.sock"
 CALLABLE = ("reset_prefix_cache", "check")
 
@@ -110,6 +111,8 @@ class CoreServer:
             Ready(capacity.num_blocks, capacity.spec.block_size, capacity.max_model_len, kernels)
         )
         while True:
+            while not core.has_work and not self._inbox.poll(0) and core.tidy():
+                self._inbox.poll(TIDY_WAIT)
             self._take_messages(core, wait=not core.has_work)
             if core.has_work:
                 self._send(core.step())

@@ -10,6 +10,7 @@ Everything here belongs to the engine's loop; only the mover's threads touch byt
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -141,12 +142,16 @@ class Hierarchy:
         while len(self._reused) > self._reused_limit:
             self._reused.popitem(last=False)
 
-    def write_back(self) -> None:
-        """Copy down what is next in line to be evicted, as far as the queues take it."""
+    def write_back(self, *, everything: bool = False) -> None:
+        """Copy down what is next in line to be evicted, as far as the queues take it.
+
+        With `everything`, all that is cached: for an engine that has nothing else to do.
+        """
         if not self.levels:
             return
         first = self.levels[0]
-        soon = self._pool.next_victims(max(0, self._window - self._pool.free))
+        count = self._pool.num_blocks if everything else max(0, self._window - self._pool.free)
+        soon = self._pool.next_victims(count)
         # Second uses always go; first uses when the tier has nothing else to do.
         idle = self.mover.lanes[first.tier.name].waiting == 0
         pairs = [
@@ -279,6 +284,22 @@ class Hierarchy:
         keys = [key for key, _ in pairs]
         views = [self._io.view(block) for _, block in pairs]
         self.mover.submit(Job(kind, tier, keys, views, delete_first=delete_first or []))
+
+    def tidy(self) -> bool:
+        """While nothing runs: write everything back, bit by bit. False when there is no more to do.
+
+        So a restart finds on disk what was only on the device.
+        """
+        self.poll()
+        if not self.mover.busy:
+            self.write_back(everything=True)
+        return self.mover.busy
+
+    def flush(self, seconds: float) -> None:
+        """Write back as much as can be in so long; before an end."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.tidy():
+            self.mover.wait(0.01)
 
     @property
     def busy(self) -> bool:

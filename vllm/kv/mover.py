@@ -12,11 +12,11 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
+from vllm.core.clock import Clock, monotonic
 from vllm.kv.lineage import Key
 from vllm.kv.tiers import Tier
 
@@ -86,11 +86,13 @@ class Mover:
         max_queued: int = 64,
         deadline: float = 2.0,
         asynchronous: bool = True,
+        clock: Clock = monotonic,
     ) -> None:
         self.lanes = {tier.name: Lane(tier) for tier in tiers}
         self._max_queued = max_queued
         self._deadline = deadline
         self._asynchronous = asynchronous
+        self._clock = clock
         self._pending: dict[Job, None] = {}
         self._done: deque[Job] = deque()
         self._wake = threading.Event()
@@ -112,7 +114,7 @@ class Mover:
 
     def usable(self, tier: str) -> bool:
         """Whether the tier's breaker is closed; it opens after failures and closes by itself."""
-        return time.monotonic() >= self.lanes[tier].open_until
+        return self._clock() >= self.lanes[tier].open_until
 
     def accepts_store(self, tier: str) -> bool:
         return self.usable(tier) and self.lanes[tier].waiting < self._max_queued
@@ -120,7 +122,7 @@ class Mover:
     def submit(self, job: Job) -> None:
         """Start a job. Stores must have been accepted by `accepts_store`."""
         lane = self.lanes[job.tier]
-        job.submitted = time.monotonic()
+        job.submitted = self._clock()
         job.deadline = job.submitted + self._deadline
         self._pending[job] = None
         lane.waiting += 1
@@ -146,7 +148,7 @@ class Mover:
             del self._pending[job]
             self._account(job)
             done.append(job)
-        now = time.monotonic()
+        now = self._clock()
         late = [j for j in self._pending if j.kind is Kind.LOAD and not j.late and now > j.deadline]
         for job in late:
             job.late = True
@@ -177,7 +179,7 @@ class Mover:
         lane.failures += 1
         lane.total_failures += 1
         if lane.failures >= BREAKER_FAILURES:
-            lane.open_until = time.monotonic() + lane.penalty
+            lane.open_until = self._clock() + lane.penalty
             logger.warning("The %s tier fails; not used for %.0f s", lane.tier.name, lane.penalty)
             lane.penalty = min(lane.penalty * 2, BREAKER_MAX_SECONDS)
             lane.failures = 0
@@ -187,7 +189,7 @@ class Mover:
             self._carry_out(lane, job)
 
     def _carry_out(self, lane: Lane, job: Job) -> None:
-        start = time.monotonic()
+        start = self._clock()
         ok = [False] * len(job.keys)
         try:
             for key in job.delete_first:
@@ -196,7 +198,7 @@ class Mover:
                 ok[i] = _one(lane.tier, job.kind, key, buffer)
         except Exception:
             logger.exception("A %s of the %s tier failed", job.kind.value, lane.tier.name)
-        job.seconds = time.monotonic() - start
+        job.seconds = self._clock() - start
         job.ok = ok
         self._done.append(job)
         self._wake.set()
@@ -206,9 +208,9 @@ class Mover:
         for lane in self.lanes.values():
             for _ in self._threads:
                 lane.jobs.put(None)
-        deadline = time.monotonic() + timeout
+        deadline = monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(max(0.0, deadline - monotonic()))
         for lane in self.lanes.values():
             lane.tier.close()
 

@@ -330,6 +330,16 @@ class Scheduler:
             self.kv.release(sequence.number)
         return bool(holders)
 
+    def recall(self, plan: StepPlan) -> None:
+        """The plan was carried out in part or not at all, so nobody knows what the workers know.
+
+        They shall forget everything, and all that runs starts again.
+        """
+        self._forget = plan.forget + self._forget
+        for sequence in reversed(self.running[:]):
+            self._preempt(sequence)
+        self._planned = []
+
     def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
         """Apply what a step did: tokens, publication, forks, stops; what users get of it."""
         outputs = self._rejected

@@ -19,11 +19,6 @@ from ..openai.fake_engine import FakeEngine
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
 async def url(engine: FakeEngine) -> AsyncIterator[str]:
     async with real_server(build_app(engine, ServerArgs(api_key=["secret"]))) as url:
         yield url
@@ -49,11 +44,13 @@ async def test_chat_keeps_the_conversation(
     monkeypatch.setattr("sys.stdin", io.StringIO("The code\n\nWhat is\n"))
     words = ["chat", "--url", f"{url}/v1", "--api-key", "secret", "--system-prompt", "Be brief."]
     assert await call(*words) == 0
-    assert capsys.readouterr().out.startswith("<|bos|><|user|>The\n")
+    assert capsys.readouterr().out.startswith("<|bos|><|system|>Be\n")
     assert engine.tokenizer is not None
     second = engine.tokenizer.decode(engine.asked[1].ids, skip_special_tokens=False)
     assert second.endswith("<|user|>What is<|end|><|assistant|>")
-    assert "<|user|>The code<|end|><|assistant|>" in second
+    assert second.startswith(
+        "<|bos|><|system|>Be brief.<|end|><|user|>The code<|end|><|assistant|>"
+    )
 
 
 async def test_a_wrong_key_is_one_line(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,10 +60,16 @@ async def test_a_wrong_key_is_one_line(url: str, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize("backend", ["vllm", "openai-chat"])
 async def test_bench_serve(
-    url: str, backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], engine: FakeEngine
+    url: str,
+    backend: str,
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    engine: FakeEngine,
 ) -> None:
     engine.delay = 0.002
     words = ["bench", "serve", "--base-url", url, "--api-key", "secret", "--backend", backend]
+    words += ["--tokenizer", str(tokenizer_folder)]
     words += ["--num-prompts", "8", "--random-input-len", "10", "--random-output-len", "5"]
     words += ["--max-concurrency", "4", "--request-rate", "200", "--ignore-eos", "--disable-tqdm"]
     words += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99"]

@@ -20,11 +20,6 @@ Connect = Callable[..., httpx.AsyncClient]
 
 
 @pytest.fixture
-def engine() -> FakeEngine:
-    return FakeEngine()
-
-
-@pytest.fixture
 def connect(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Connect:
     """A client of an app in this process, which may be given server arguments."""
     monkeypatch.delenv("VLLM_API_KEY", raising=False)

@@ -1,6 +1,6 @@
 """A server process around the fake engine. SIGUSR1 kills the engine.
 
-Options come as JSON: python serve_fake.py '{"delay": 0.1, "shutdown_timeout": 5}'
+Options come as JSON: python serve_fake.py '{"tokenizer": "/a/folder", "delay": 0.1}'
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vllm.entrypoints.server_args import ServerArgs
 async def main() -> int:
     given = json.loads(sys.argv[1])
     args = ServerArgs(port=0, shutdown_timeout=given.get("shutdown_timeout", 0))
-    engine = FakeEngine()
+    engine = FakeEngine(tokenizer=given["tokenizer"])
     engine.delay = given.get("delay", 0.0)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, engine.die)
     signals, listener = Signals(), bind(args)

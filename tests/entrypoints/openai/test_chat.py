@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ..conftest import MakeEngine
 from .conftest import events
 from .fake_engine import FakeEngine
 
@@ -69,8 +70,8 @@ async def test_who_writes_special_tokens(
     assert asked == [False, True, True, False, True, False, True]
 
 
-async def test_how_many_tokens_an_answer_may_have(connect: Any) -> None:
-    engine = FakeEngine(generation_config="vllm")
+async def test_how_many_tokens_an_answer_may_have(connect: Any, make_engine: MakeEngine) -> None:
+    engine = make_engine(generation_config="vllm")
     client = connect(engine)
     engine.ends_after = 1
     await chat(client)
@@ -79,7 +80,7 @@ async def test_how_many_tokens_an_answer_may_have(connect: Any) -> None:
     assert engine.asked[-1].params.max_tokens == 7
     await chat(client, max_tokens=5)
     assert engine.asked[-1].params.max_tokens == 5
-    demo = FakeEngine()  # whose generation config says 32
+    demo = make_engine()  # whose generation config says 32
     await chat(connect(demo))
     assert demo.asked[-1].params.max_tokens == 32
 
@@ -159,11 +160,35 @@ async def test_all_roles_are_taken(client: httpx.AsyncClient, engine: FakeEngine
         {"role": "tool", "content": "The code", "tool_call_id": "1"},
     ]
     await chat(client, messages=messages, tools=[{"type": "function"}], tool_choice="none")
-    assert prompt_of(engine).endswith("The code<|end|><|assistant|>")
+    assert prompt_of(engine) == (
+        "<|bos|><|developer|>Be brief.<|end|><|user|>Hello<|end|>"
+        "<|assistant|><|end|><|tool|>The code<|end|><|assistant|>"
+    )
 
 
-async def test_template_kwargs_reach_the_template(connect: Any) -> None:
-    engine = FakeEngine(chat_template="{{ messages[0]['content'] }}{% if brief %} 4821{% endif %}")
+@pytest.mark.parametrize("role", ["developer", "tool"])
+async def test_a_role_that_the_template_refuses(
+    connect: Any, make_engine: MakeEngine, role: str
+) -> None:
+    template = (
+        "{% for message in messages %}{% if message['role'] != 'user' %}"
+        "{{ raise_exception('only users may speak') }}{% endif %}{{ message['content'] }}"
+        "{% endfor %}"
+    )
+    engine = make_engine(chat_template=template)
+    messages = [*ASK, {"role": role, "content": "Be brief."}]
+    for path in ("/v1/chat/completions", "/tokenize"):
+        response = await connect(engine).post(path, json={"messages": messages})
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == "messages"
+        assert "only users may speak" in error["message"]
+    assert engine.asked == []
+
+
+async def test_template_kwargs_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:
+    template = "{{ messages[0]['content'] }}{% if brief %} 4821{% endif %}"
+    engine = make_engine(chat_template=template)
     await chat(connect(engine), chat_template_kwargs={"brief": True})
     assert prompt_of(engine).endswith("4821")
 

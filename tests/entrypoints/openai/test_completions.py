@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ..conftest import MakeEngine
 from .conftest import events
 from .fake_engine import FakeEngine
 
@@ -93,11 +94,13 @@ async def test_sampling_fields_reach_the_engine(
     assert asked.cache_salt == "tenant"
 
 
-async def test_defaults_come_from_the_models_generation_config(connect: Any) -> None:
-    engine = FakeEngine(override_generation_config={"do_sample": True, "temperature": 0.7})
+async def test_defaults_come_from_the_models_generation_config(
+    connect: Any, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(override_generation_config={"do_sample": True, "temperature": 0.7})
     await complete(connect(engine), prompt=PROMPT)
     assert engine.asked[0].params.temperature == 0.7
-    engine = FakeEngine(generation_config="vllm")
+    engine = make_engine(generation_config="vllm")
     await complete(connect(engine), prompt=PROMPT)
     assert engine.asked[0].params.temperature == 1.0
 
@@ -247,8 +250,10 @@ async def test_a_request_that_is_refused_has_a_status_in_a_stream_too(
     assert "out of vocabulary" in response.json()["error"]["message"]
 
 
-async def test_a_server_without_a_tokenizer_takes_ids_only(connect: Any) -> None:
-    client = connect(FakeEngine(skip_tokenizer_init=True))
+async def test_a_server_without_a_tokenizer_takes_ids_only(
+    connect: Any, make_engine: MakeEngine
+) -> None:
+    client = connect(make_engine(skip_tokenizer_init=True))
     answer = await complete(client, prompt=[7], max_tokens=2, return_token_ids=True, logprobs=0)
     assert answer["choices"][0]["token_ids"] == [7, 7]
     response = await client.post("/v1/completions", json={"prompt": "text"})

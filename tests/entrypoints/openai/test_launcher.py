@@ -6,8 +6,9 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,17 @@ PROGRAM = Path(__file__).with_name("serve_fake.py")
 COMPLETE = {"prompt": "The code", "max_tokens": 20, "stream": True}
 
 
+Started = Callable[..., AbstractAsyncContextManager[tuple[asyncio.subprocess.Process, str]]]
+
+
+@pytest.fixture
+def started(tokenizer_folder: Path) -> Started:
+    """Starts a server with the options of serve_fake.py; it is gone afterwards."""
+    return partial(_started, tokenizer=str(tokenizer_folder))
+
+
 @asynccontextmanager
-async def started(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
+async def _started(**options: Any) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(PROGRAM),
@@ -69,13 +79,13 @@ async def begun(client: httpx.AsyncClient, url: str) -> asyncio.Task[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_an_idle_server_ends_at_once(number: signal.Signals) -> None:
+async def test_an_idle_server_ends_at_once(started: Started, number: signal.Signals) -> None:
     async with started(shutdown_timeout=30) as (process, _):
         process.send_signal(number)
         assert await asyncio.wait_for(process.wait(), 3) == 0
 
 
-async def test_running_requests_may_finish() -> None:
+async def test_running_requests_may_finish(started: Started) -> None:
     async with started(delay=0.05, shutdown_timeout=30) as (process, url):
         async with httpx.AsyncClient() as client:
             stream = await begun(client, url)
@@ -89,7 +99,7 @@ async def test_running_requests_may_finish() -> None:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_what_runs_too_long_is_cut_off(signals: int) -> None:
+async def test_what_runs_too_long_is_cut_off(started: Started, signals: int) -> None:
     """By the timeout, or by a second signal before it."""
     timeout = 0 if signals == 1 else 30
     async with started(delay=0.5, shutdown_timeout=timeout) as (process, url):
@@ -104,7 +114,7 @@ async def test_what_runs_too_long_is_cut_off(signals: int) -> None:
         assert await asyncio.wait_for(process.wait(), 5) == 0
 
 
-async def test_a_server_whose_engine_dies_ends_with_an_error() -> None:
+async def test_a_server_whose_engine_dies_ends_with_an_error(started: Started) -> None:
     async with started(delay=0.2) as (process, url):
         async with httpx.AsyncClient() as client:
             stream = await begun(client, url)

@@ -72,7 +72,8 @@ async def test_tokenize_and_back(client: httpx.AsyncClient, engine: FakeEngine) 
     assert len(told["token_strs"]) == told["count"]
     back = await client.post("/detokenize", json={"tokens": told["tokens"]})
     assert back.json() == {"prompt": text}
-    special = await client.post("/detokenize", json={"tokens": [1, *told["tokens"][:1]]})
+    tokens = [*engine.tokenizer.encode("<|bos|>"), *told["tokens"][:1]]
+    special = await client.post("/detokenize", json={"tokens": tokens})
     assert special.json() == {"prompt": "<|bos|>The"}
 
 

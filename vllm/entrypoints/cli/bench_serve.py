@@ -110,7 +110,8 @@ async def _run(args: argparse.Namespace) -> dict[str, Any]:
         models = await client.get(f"{base}/v1/models")
         models.raise_for_status()
         model = args.model or models.json()["data"][0]["id"]
-        folder = hub.resolve(_tokenizer_of(args.tokenizer, model), weights=False)
+        named = _tokenizer_of(args.tokenizer, model)
+        folder = hub.resolve(named, weights=False, tokenizer_only=True)
         tokenizer = Tokenizer(folder)
         prompts: list[Any] = random_prompts(
             usable_ids(tokenizer),

@@ -1,0 +1,277 @@
+"""The manager over faulty tiers: whatever fails, and in whatever order transfers end, each byte that
+a sequence is given is the one that its tokens make, and no block is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vllm.kv.cost import LoadCost
+from vllm.kv.evict import POLICIES
+from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.lineage import Key, Lineage, root
+from vllm.kv.manager import KVManager
+from vllm.kv.mover import Mover
+from vllm.kv.shelf import Shelf
+from vllm.kv.spec import KVSpec
+
+from .faulty import FaultyTier, HeldClock, SteppedMover
+
+PRINT = bytes(32)
+SIZE = 2
+BYTES = KVSpec(1, 1, 1, SIZE, "float32").block_bytes
+POISON = 0xEE
+
+
+def content(key: Key) -> bytes:
+    """What computing the block of this key would give: a key says all tokens up to its end."""
+    return hashlib.blake2b(key, digest_size=BYTES).digest()
+
+
+class Arena:
+    def __init__(self, blocks: int) -> None:
+        self.bytes = np.full((blocks, BYTES), POISON, dtype=np.uint8)
+
+    def view(self, block: int) -> memoryview:
+        return memoryview(self.bytes[block])
+
+
+# Few different tokens, so that prefixes meet by chance; long, so that they are worth evicting.
+TOKENS = st.lists(st.sampled_from([7, 8]), min_size=1, max_size=9)
+FAULTS = st.lists(st.sampled_from(["ok", "ok", "os", "crash", "miss"]), min_size=1, max_size=3)
+
+
+class TiersMachine(RuleBasedStateMachine):
+    @initialize(
+        blocks=st.integers(5, 8),
+        upper=st.integers(1, 5),
+        lower=st.integers(0, 8),
+        window=st.integers(1, 5),
+        asynchronous=st.sampled_from([True, True, True, False]),
+    )
+    def start(self, blocks, upper, lower, window, asynchronous):
+        self.kv = KVManager(KVSpec(1, 1, 1, SIZE, "float32"), blocks, PRINT)
+        self.tiers = [FaultyTier("host", upper)]
+        if lower:
+            self.tiers.append(FaultyTier("disk", lower))
+        self.clock = HeldClock()
+        self.arena = Arena(blocks)
+        make = SteppedMover if asynchronous else Mover
+        self.mover = make(
+            self.tiers, asynchronous=asynchronous, clock=self.clock, deadline=2.0, max_queued=8
+        )
+        self.stepped = self.mover if asynchronous else None
+        levels = [Level(t, Shelf(len(t.free), POLICIES["lru"]())) for t in self.tiers]
+        self.kv.attach(
+            Hierarchy(
+                levels,
+                self.mover,
+                self.arena,
+                self.kv.pool,
+                self.kv.index,
+                LoadCost(BYTES, SIZE),
+                window=window,
+            )
+        )
+        self.tokens: dict[int, list[int]] = {}
+        self.keys: dict[int, list[Key]] = {}
+        self.computed: dict[int, int] = {}
+        self.waiting: dict[int, int] = {}  # sequence -> tokens that it was promised
+        self.made = 0
+        self.undeletable: set[tuple[str, Key]] = set()
+
+    # ---- what sequences do --------------------------------------------------------------------
+
+    @rule(
+        tokens=TOKENS,
+        salt=st.sampled_from([None, None, None, "a"]),
+        limit=st.none() | st.none() | st.integers(0, 8),
+        room=st.sampled_from([0, 0, 1]),
+    )
+    def admit(self, tokens, salt, limit, room):
+        self.made += 1
+        seq = self.made
+        most = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
+        probed = self.kv.probe(seq, tokens, salt, most)
+        free = list(self.kv.pool._free)
+        got = self.kv.admit(seq, tokens, salt=salt, limit=limit, headroom=room)
+        if got is None:
+            self.kv.release(seq)
+            assert self.kv.pool._free == free
+            return
+        assert got % SIZE == 0
+        assert got <= most
+        assert got in probed
+        lineage = Lineage(root(PRINT, salt), SIZE)
+        lineage.extend(tokens, len(tokens) // SIZE)
+        self.tokens[seq], self.keys[seq] = tokens, list(lineage.keys())
+        self.poison(self.kv.blocks(seq)[got // SIZE :])
+        if self.kv.waits(seq):
+            self.waiting[seq] = got
+        else:
+            self.computed[seq] = got
+
+    def poison(self, blocks):
+        self.arena.bytes[blocks] = POISON
+
+    @precondition(lambda self: self.computed)
+    @rule(data=st.data(), count=st.integers(1, 9))
+    def compute(self, data, count):
+        seq = data.draw(st.sampled_from(sorted(self.computed)))
+        start = self.computed[seq]
+        end = self.computed[seq] = min(start + count, len(self.tokens[seq]))
+        for i in range(start // SIZE, end // SIZE):
+            block = self.kv.blocks(seq)[i]
+            assert not self.kv.pool.is_published(block), "a published block is written"
+            assert self.kv.pool._refs[block] == 1, "a block that others hold is written"
+            self.arena.bytes[block] = np.frombuffer(content(self.keys[seq][i]), dtype=np.uint8)
+        self.kv.publish(seq, self.tokens[seq], end)
+
+    @precondition(lambda self: self.computed or self.waiting)
+    @rule(data=st.data())
+    def release(self, data):
+        """Also in the middle of its prompt, and while it waits."""
+        self.drop(data.draw(st.sampled_from(sorted([*self.computed, *self.waiting]))))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def abort_one_that_waits(self, data):
+        self.drop(data.draw(st.sampled_from(sorted(self.waiting))))
+
+    def drop(self, seq):
+        self.kv.release(seq)
+        self.computed.pop(seq, None)
+        self.waiting.pop(seq, None)
+
+    @rule(data=st.data())
+    def push_out(self, data):
+        """Somebody who needs all that can be had, computes nothing and leaves."""
+        self.made += 1
+        count = data.draw(st.integers(1, max(1, self.kv.pool.available)))
+        if self.kv.admit(self.made, [9] * (count * SIZE), salt=str(self.made)) is not None:
+            self.poison(self.kv.blocks(self.made))
+            self.kv.release(self.made)
+
+    # ---- what transfers do --------------------------------------------------------------------
+
+    @rule()
+    def poll(self):
+        ready, failed = self.kv.poll()
+        assert len(set(ready)) == len(ready)
+        assert not set(ready) & set(failed)
+        for seq in ready:
+            self.computed[seq] = self.waiting.pop(seq)
+        for seq in failed:
+            del self.waiting[seq]
+            assert not self.kv.holds(seq)
+
+    @rule()
+    def write_back(self):
+        self.kv.write_back()
+
+    @precondition(lambda self: self.stepped and self.stepped.runnable())
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def advance(self, data, count):
+        for _ in range(count):
+            if runnable := self.stepped.runnable():
+                self.stepped.advance(*data.draw(st.sampled_from(runnable)))
+
+    @precondition(lambda self: self.stepped)
+    @rule()
+    def finish(self):
+        self.stepped.finish()
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, 3.0, 100.0]))
+    def pass_time(self, seconds):
+        self.clock.now += seconds
+
+    @rule(data=st.data(), what=st.sampled_from(["reads", "writes", "deletes"]), plan=FAULTS)
+    def fail(self, data, what, plan):
+        tier = data.draw(st.sampled_from(self.tiers))
+        getattr(tier, what).extend("ok" if p == "miss" and what != "reads" else p for p in plan)
+
+    @rule(data=st.data())
+    def lose(self, data):
+        """Somebody deletes a block from a tier behind everybody's back."""
+        tier = data.draw(st.sampled_from(self.tiers))
+        busy = self.mover.busy
+        if tier.slot and not busy:
+            tier.free.append(tier.slot.pop(data.draw(st.sampled_from(sorted(tier.slot)))))
+
+    @rule()
+    def reset(self):
+        before = dict(self.kv.index.items())
+        if self.kv.reset():
+            assert not dict(self.kv.index.items())
+            assert not any(len(level.shelf) for level in self.kv.tiers.levels)
+        else:
+            assert dict(self.kv.index.items()) == before or not self.waiting
+
+    # ---- what always holds --------------------------------------------------------------------
+
+    @invariant()
+    def state(self):
+        if not hasattr(self, "kv"):
+            return
+        self.kv.check()
+        self.right_on_the_device()
+        self.right_in_the_tiers()
+        for seq in self.waiting:
+            assert self.kv.waits(seq)
+        for job in self.mover._pending if self.stepped else ():
+            if job in self.stepped.stores_from_device():
+                for key in job.keys:
+                    assert self.kv.index.block(key) is not None, "a block left while it was copied"
+
+    def right_on_the_device(self):
+        for key, block in self.kv.index.items():
+            assert bytes(self.arena.bytes[block]) == content(key), "wrong data under a key"
+        for seq, computed in self.computed.items():
+            for i in range(computed // SIZE):
+                block = self.kv.blocks(seq)[i]
+                assert bytes(self.arena.bytes[block]) == content(self.keys[seq][i]), "wrong data"
+
+    def right_in_the_tiers(self):
+        for level in self.kv.tiers.levels:
+            tier = level.tier
+            for key, slot in tier.slot.items():
+                assert bytes(tier.content[slot]) == content(key), "wrong data in a tier"
+            assert len(tier.slot) <= level.shelf.capacity
+
+    def teardown(self):
+        if not hasattr(self, "kv"):
+            return
+        for tier in self.tiers:
+            for plan in (tier.reads, tier.writes, tier.deletes):
+                plan.clear()
+        for seq in [*self.computed, *self.waiting]:
+            self.drop(seq)
+        for _ in range(3):
+            if self.stepped:
+                self.stepped.finish()
+            assert self.kv.poll() == ([], [])
+        self.state()
+        pool, tiers = self.kv.pool, self.kv.tiers
+        assert not self.mover.busy
+        assert all(lane.waiting == 0 for lane in self.mover.lanes.values())
+        assert pool._refs == [0] * pool.num_blocks
+        assert pool.available == pool.num_blocks, "a block is lost"
+        assert not pool._pinned
+        assert not self.kv._tables
+        assert not self.kv._computing
+        assert not tiers._loads
+        assert not tiers._waiting
+        for level in tiers.levels:
+            assert not level.shelf._pins
+            assert not level.shelf._storing
+        assert self.kv.reset()
+        assert pool.free == pool.num_blocks
+
+
+TiersMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestTiers = TiersMachine.TestCase
