@@ -43,13 +43,7 @@ class EngineCore:
             enable_caching=config.cache.enable_prefix_caching,
         )
         if config.cache.tiers is not None:
-            attach_tiers(
-                kv,
-                config.cache.tiers,
-                self.executor.blocks,
-                key_root,
-                step_tokens=config.scheduler.max_num_batched_tokens,
-            )
+            attach_tiers(kv, config.cache.tiers, self.executor.blocks, key_root)
         self.scheduler = Scheduler(
             config.scheduler,
             kv,

@@ -18,11 +18,11 @@ from vllm.kv.tiers.host import HostTier
 
 logger = logging.getLogger(__name__)
 
+LOOK_AHEAD = 512
 
-def attach_tiers(
-    kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: bytes, *, step_tokens: int
-) -> None:
-    """Make host and disk tiers as configured. `step_tokens`: most tokens that a step computes.
+
+def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: bytes) -> None:
+    """Make host and disk tiers as configured.
 
     Raises OSError or MemoryError when a tier's memory or folder cannot be had.
     """
@@ -42,11 +42,22 @@ def attach_tiers(
             kv.pool,
             kv.index,
             LoadCost(block_bytes, kv.spec.block_size, config.min_load_tokens),
-            # What two steps may need: while one evicts these, the next ones are copied. Not more
-            # than a quarter of all, or copies would push each other out of the tier below.
-            window=min(2 * kv.blocks_for(step_tokens), -(-kv.num_blocks // 4)),
+            window=_window(kv.num_blocks, levels),
         )
     )
+
+
+def _window(device_blocks: int, levels: list[Level]) -> int:
+    """How many blocks that are next in line are kept ready to go.
+
+    Admissions take a whole prompt's blocks at once, so it is thousands of tokens. Not more than half
+    of a tier, or copies would push each other out; and few enough to look through at every step.
+    """
+    return min(LOOK_AHEAD, *(-(-n // 2) for n in (device_blocks, *map(_capacity, levels))))
+
+
+def _capacity(level: Level) -> int:
+    return level.shelf.capacity
 
 
 def _disk(root: Path, quota: int, block_bytes: int, fingerprint: bytes) -> Level:
