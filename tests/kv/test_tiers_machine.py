@@ -1,12 +1,14 @@
-"""The manager over faulty tiers: whatever fails, and in whatever order transfers end, each byte that
-a sequence is given is the one that its tokens make, and no block is lost.
+"""Whatever fails below, in whatever order transfers end: sequences are given only what their
+own tokens make, and no block is lost.
 """
 
 from __future__ import annotations
 
 import hashlib
+import random
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -50,16 +52,20 @@ TOKENS = st.builds(
 )
 FAULTS = st.lists(st.sampled_from(["ok", "ok", "os", "crash", "miss"]), min_size=1, max_size=3)
 
+BUSY = ["come_back"] * 4 + ["serve"] * 4 + ["advance"] * 6 + ["poll"] * 3 + ["compute"] * 3
+BUSY += ["abort", "leave", "fail", "time", "write_back", "finish", "reset"]
+
 
 class TiersMachine(RuleBasedStateMachine):
     @initialize(
         blocks=st.integers(5, 8),
-        upper=st.integers(1, 5),
+        upper=st.integers(1, 6),
         lower=st.integers(0, 8),
-        window=st.integers(1, 5),
+        window=st.integers(2, 8),
+        warm=st.lists(st.sampled_from([3, 4]), max_size=4),
         asynchronous=st.sampled_from([True, True, True, False]),
     )
-    def start(self, blocks, upper, lower, window, asynchronous):
+    def start(self, blocks, upper, lower, window, warm, asynchronous):
         self.kv = KVManager(KVSpec(1, 1, 1, SIZE, "float32"), blocks, PRINT)
         self.tiers = [FaultyTier("host", upper)]
         if lower:
@@ -88,7 +94,10 @@ class TiersMachine(RuleBasedStateMachine):
         self.computed: dict[int, int] = {}
         self.waiting: dict[int, int] = {}  # sequence -> tokens that it was promised
         self.made = 0
-        self.undeletable: set[tuple[str, Key]] = set()
+        for base in warm:
+            self.serve([base] * 2 * blocks)
+            self.finish()
+            self.flood(blocks)
 
     # ---- what sequences do --------------------------------------------------------------------
 
@@ -124,6 +133,16 @@ class TiersMachine(RuleBasedStateMachine):
     def poison(self, blocks):
         self.arena.bytes[blocks] = POISON
 
+    @rule(tokens=TOKENS, others=st.integers(0, 2))
+    def come_back(self, tokens, others):
+        """To a device that has forgotten it; several at once share what is loaded."""
+        for seq in list(self.computed):
+            self.drop(seq)
+        if self.kv.pool.available:
+            self.flood(self.kv.pool.available)
+        for i in range(others + 1):
+            self.admit(tokens[: len(tokens) - i], None, None, 0)
+
     @rule(tokens=TOKENS)
     def serve(self, tokens):
         """A request from its beginning to its end, if it need not wait."""
@@ -131,7 +150,7 @@ class TiersMachine(RuleBasedStateMachine):
         if self.made in self.computed:
             self.compute_one(self.made, len(tokens))
             self.drop(self.made)
-            self.kv.write_back()
+        self.kv.write_back()
 
     @precondition(lambda self: self.computed)
     @rule(data=st.data(), count=st.integers(1, 9))
@@ -167,9 +186,11 @@ class TiersMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def push_out(self, data):
         """Somebody who needs much of what can be had, computes nothing and leaves."""
-        self.made += 1
         most = max(1, self.kv.pool.available)
-        count = data.draw(st.integers((most + 1) // 2, most))
+        self.flood(data.draw(st.integers((most + 1) // 2, most)))
+
+    def flood(self, count):
+        self.made += 1
         if self.kv.admit(self.made, [9] * (count * SIZE), salt=str(self.made)) is not None:
             self.poison(self.kv.blocks(self.made))
             self.kv.release(self.made)
@@ -229,6 +250,36 @@ class TiersMachine(RuleBasedStateMachine):
             assert not any(len(level.shelf) for level in self.kv.tiers.levels)
         else:
             assert dict(self.kv.index.items()) == before or not self.waiting
+
+    @rule(rng=st.randoms(use_true_random=True), count=st.integers(20, 60))
+    def busy_time(self, rng, count):
+        """Many of them in a row, those that matter most more often than hypothesis would."""
+        for _ in range(count):
+            op = rng.choice(BUSY)
+            own = rng.choice([0, 0, 1, 3])
+            tokens = [rng.choice([3, 4])] * (rng.randint(4, 11) - own) + [7] * own
+            if op == "come_back":
+                self.come_back(tokens, rng.randint(0, 2))
+            elif op == "serve":
+                self.serve(tokens)
+            elif op == "advance" and self.stepped:
+                for _ in range(rng.choice([1, 3, 8])):
+                    if runnable := self.stepped.runnable():
+                        self.stepped.advance(*rng.choice(runnable))
+            elif op == "abort" and self.waiting:
+                self.drop(rng.choice(sorted(self.waiting)))
+            elif op == "leave" and self.computed:
+                self.drop(rng.choice(sorted(self.computed)))
+            elif op == "compute" and self.computed:
+                self.compute_one(rng.choice(sorted(self.computed)), rng.randint(1, 9))
+            elif op == "fail":
+                plan = getattr(rng.choice(self.tiers), rng.choice(["reads", "writes", "deletes"]))
+                plan.extend(rng.choices(["ok", "os", "crash"], k=2))
+            elif op == "time":
+                self.pass_time(rng.choice([0.1, 1.0, 3.0, 70.0]))
+            elif op in ("poll", "write_back", "finish", "reset"):
+                getattr(self, op)()
+            self.state()
 
     # ---- what always holds --------------------------------------------------------------------
 
@@ -291,5 +342,23 @@ class TiersMachine(RuleBasedStateMachine):
         assert pool.free == pool.num_blocks
 
 
-TiersMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TiersMachine.TestCase.settings = settings(max_examples=80, stateful_step_count=20, deadline=None)
 TestTiers = TiersMachine.TestCase
+
+
+@pytest.mark.parametrize("tens", range(12))
+def test_long_random_lives(tens):
+    """Hypothesis finds short ways to fail; these are long, and full of loads."""
+    for seed in range(20 * tens, 20 * tens + 20):
+        rng = random.Random(seed)
+        machine = TiersMachine()
+        machine.start(
+            blocks=rng.randint(5, 12),
+            upper=rng.randint(1, 8),
+            lower=rng.choice([0, 3, 8, 30]),
+            window=rng.randint(2, 8),
+            warm=[3, 4],
+            asynchronous=rng.random() < 0.8,
+        )
+        machine.busy_time(rng, 150)
+        machine.teardown()

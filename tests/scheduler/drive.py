@@ -40,12 +40,15 @@ class Drive:
         queued_reqs: int | None = None,
         queued_tokens: int | None = None,
         seed: int = 0,
+        window: int = 1,
     ) -> None:
         spec = KVSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=size, dtype="float32")
         self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching)
         self.max_model_len = max_model_len or blocks * size
         self.scheduler = Scheduler(
-            SchedulerConfig(policy, seqs, budget, chunked, threshold, queued_reqs, queued_tokens),
+            SchedulerConfig(
+                policy, seqs, budget, chunked, threshold, queued_reqs, queued_tokens, window
+            ),
             self.kv,
             max_model_len=self.max_model_len,
             seed=seed,
@@ -100,15 +103,22 @@ class Drive:
 
     def step(self) -> StepPlan:
         self.now += 1
-        queued = bool(self.scheduler.waiting or self.scheduler.running)
+        scheduler = self.scheduler
+        queued = bool(scheduler.waiting or scheduler.running or scheduler.in_transfer)
         plan = self.scheduler.schedule(self.now)
-        assert bool(plan.seqs) == queued, "a step with something to do does something"
+        assert bool(plan.seqs) == queued or self.may_pause(), (
+            "a step with something to do does something"
+        )
         outputs = self.scheduler.update(plan, self.fake.execute(plan))
         for output in outputs:
             self._take(output)
         self._count(self.scheduler.take_stats())
         self.scheduler.check()
         return plan
+
+    def may_pause(self) -> bool:
+        """Whether a step may do nothing though requests are here."""
+        return False
 
     def _take(self, output: SequenceOutput) -> None:
         key = (output.request_id, output.index)
@@ -129,6 +139,8 @@ class Drive:
             self.finished.append(key)
 
     def _count(self, stats: EngineStats) -> None:
+        for tier, tokens in stats.tier_hits.items():
+            self.totals.tier_hits[tier] = self.totals.tier_hits.get(tier, 0) + tokens
         for name in (
             "prefix_queries",
             "prefix_hits",
@@ -190,6 +202,9 @@ class Drive:
         assert not scheduler.waiting
         assert not scheduler.running
         assert not scheduler._by_request
+        assert not scheduler.loading
+        assert not scheduler._arrived
+        assert not self.kv._computing
         assert scheduler._waiting_tokens == 0
         assert not self.kv._tables
         assert self.kv.usage == 0
@@ -216,8 +231,9 @@ class Drive:
         prompts = sum(
             len(r.prompt_token_ids) for i, r in self.requests.items() if i not in self.rejected
         )
-        known = totals.computed_prompt_tokens + totals.prefix_hits
+        hits = totals.prefix_hits + sum(totals.tier_hits.values())
+        known = totals.computed_prompt_tokens + hits
         assert known <= prompts
         if not self.aborted:
             assert known == prompts, "a prompt's tokens are cached or computed, each once"
-        assert totals.prefix_hits <= totals.prefix_queries <= prompts
+        assert hits <= totals.prefix_queries <= prompts

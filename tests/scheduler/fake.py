@@ -11,6 +11,8 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
 from vllm.kv.manager import KVManager
@@ -40,7 +42,8 @@ class FakeExecutor:
         self.size = kv.spec.block_size
         self.max_num_seqs, self.max_tokens = max_num_seqs, max_num_batched_tokens
         self.rows: dict[int, Row] = {}
-        self.memory: dict[tuple[int, int], int] = {}  # (block, offset) -> digest
+        # [block, offset]: a digest; 8 bytes a token, as in the arena of such a spec in float32
+        self.memory = np.zeros((kv.num_blocks, self.size), dtype=np.uint64)
         self.writer: dict[int, int] = {}  # block -> the sequence that wrote to it last
         self.computed: dict[int, int] = {}  # sequence -> tokens computed, over all its lives
         self.steps = 0
@@ -68,6 +71,10 @@ class FakeExecutor:
 
     def shutdown(self) -> None:
         pass
+
+    def view(self, block: int) -> memoryview:
+        """As `core.plan.BlockIO`."""
+        return memoryview(self.memory[block].view(np.uint8))
 
     def _apply(self, plan: StepPlan) -> None:
         for seq in plan.forget:
@@ -116,11 +123,11 @@ class FakeExecutor:
         """Attention: every KV before `end` must be the one of this very prefix."""
         for position in range(end):
             expected = self._digest(row.tokens[: position + 1])
-            assert self.memory.get(self._slot(row, position)) == expected, "a wrong KV is read"
+            assert self.memory[self._slot(row, position)] == expected, "a wrong KV is read"
 
     @staticmethod
     def _digest(tokens: list[int]) -> int:
-        return zlib.crc32(str(tokens).encode())
+        return zlib.crc32(str(tokens).encode()) + 1
 
 
 def oracle(

@@ -67,7 +67,7 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         plan = self.scheduler.schedule(self._clock())
-        if not plan.seqs and self.scheduler.in_transfer:
+        if not plan.seqs and (self.scheduler.in_transfer or self.scheduler.waiting):
             self.scheduler.kv.wait(IDLE_WAIT)
         start = self._clock()
         try:

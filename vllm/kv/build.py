@@ -50,8 +50,8 @@ def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: by
 def _window(device_blocks: int, levels: list[Level]) -> int:
     """How many blocks that are next in line are kept ready to go.
 
-    Admissions take a whole prompt's blocks at once, so it is thousands of tokens. Not more than half
-    of a tier, or copies would push each other out; and few enough to look through at every step.
+    Admissions take a whole prompt's blocks at once, so it is thousands of tokens; no more than half
+    a tier, or copies would push each other out; and few enough to look through at every step.
     """
     return min(LOOK_AHEAD, *(-(-n // 2) for n in (device_blocks, *map(_capacity, levels))))
 

@@ -19,7 +19,7 @@ from vllm.core.plan import BlockIO
 from vllm.kv.cost import LoadCost
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key
-from vllm.kv.mover import Job, Kind, Mover
+from vllm.kv.mover import Job, Kind, Mover, delete
 from vllm.kv.pool import BlockPool
 from vllm.kv.shelf import Shelf
 from vllm.kv.tiers import Tier
@@ -150,8 +150,10 @@ class Hierarchy:
         if not self.levels:
             return
         first = self.levels[0]
-        count = self._pool.num_blocks if everything else max(0, self._window - self._pool.free)
-        soon = self._pool.next_victims(count)
+        count = self._window - self._pool.free - self._pool.pinned
+        if everything:
+            count = self._pool.num_blocks
+        soon = self._pool.next_victims(max(0, count))
         # Second uses always go; first uses when the tier has nothing else to do.
         idle = self.mover.lanes[first.tier.name].waiting == 0
         pairs = [
@@ -159,6 +161,8 @@ class Hierarchy:
             for key, block in soon
             if (idle or key in self._reused) and not first.shelf.knows(key)
         ]
+        if everything:  # into free room only: else copies would push each other out for ever
+            pairs = pairs[: first.shelf.capacity - len(first.shelf)]
         for at in range(0, len(pairs), BATCH):
             if not self._store_from_device(first, pairs[at : at + BATCH]):
                 break
@@ -174,7 +178,7 @@ class Hierarchy:
         for key, block in pairs:
             room = level.shelf.reserve(key)
             if room is None:
-                break
+                continue
             victims += room
             chosen.append((key, block))
         if chosen:
@@ -248,7 +252,7 @@ class Hierarchy:
                     self._pool.publish(load.block, key)
                 self.on_device(key)
             else:
-                level.shelf.drop(key)
+                level.shelf.spoil(key)
                 failed |= load.waiters
             self._pool.release([load.block])
             for seq in load.waiters - failed:
@@ -259,6 +263,7 @@ class Hierarchy:
 
     def _stored(self, job: Job) -> None:
         level = self._level(job.tier)
+        level.shelf.deleted(job.delete_first)
         for key, ok in zip(job.keys, job.ok, strict=True):
             if job.source is None:
                 self._pool.unpin(key)
@@ -303,6 +308,9 @@ class Hierarchy:
 
     @property
     def busy(self) -> bool:
+        """Whether transfers run. Those that have ended, and nobody waits for, are taken in."""
+        if not self._waiting:
+            self.poll()
         return self.mover.busy
 
     def reset(self) -> bool:
@@ -311,7 +319,7 @@ class Hierarchy:
             return False
         for level in self.levels:
             for key in level.shelf.clear():
-                level.tier.delete(key)
+                delete(level.tier, key)
         self._reused.clear()
         return True
 

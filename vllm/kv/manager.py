@@ -94,15 +94,19 @@ class KVManager:
         return device * self.spec.block_size, total * self.spec.block_size
 
     def deferred(self, seq: int, tokens: Sequence[int], salt: str | None) -> bool:
-        """Whether the first block that the sequence lacks is being computed by another one."""
+        """Whether the first block that is in no tier is being computed by another sequence."""
         if not self.caching or seq in self._tables:
             return False
         lineage = self._lineage(seq, salt)
         blocks = (len(tokens) - 1) // self.spec.block_size
         lineage.extend(tokens, blocks)
         for key in lineage.keys()[:blocks]:
-            if self._index.block(key) is None:
-                return key in self._computing
+            if self._index.block(key) is not None:
+                continue
+            if key in self._computing:
+                return True
+            if self._tiers is None or self._tiers.where(key) is None:
+                return False
         return False
 
     def admit(
@@ -140,9 +144,10 @@ class KVManager:
         table = BlockTable(self._lineages.pop(seq))
         table.blocks = [next(fresh) if hit.block is None else hit.block for hit in found]
         table.blocks += fresh
-        table.published = len(found)
         self._tables[seq] = table
         self._account(seq, table, found, tokens)
+        # While they are on their way, nobody may take its blocks for what they are to become.
+        table.published = 0 if self.waits(seq) else len(found)
         return len(found) * self.spec.block_size
 
     def _admit_forked(self, table: BlockTable, tokens: int, headroom: int) -> int | None:
@@ -228,6 +233,9 @@ class KVManager:
         if self._tiers is None:
             return [], []
         ready, failed = self._tiers.poll()
+        for seq in ready:
+            table = self._tables[seq]
+            table.published = sum(table.sources.values()) // self.spec.block_size
         for seq in failed:
             self.release(seq)
         return ready, failed

@@ -72,6 +72,7 @@ class Lane:
     deadline_misses: int = 0
     dropped_stores: int = 0
     open_until: float = 0.0  # the breaker: no jobs before then
+    late: int = 0  # jobs past their deadline that have not ended: no others meanwhile
     penalty: float = BREAKER_SECONDS
 
 
@@ -113,8 +114,12 @@ class Mover:
         return bool(self._pending) or bool(self._done)
 
     def usable(self, tier: str) -> bool:
-        """Whether the tier's breaker is closed; it opens after failures and closes by itself."""
-        return self._clock() >= self.lanes[tier].open_until
+        """Whether the tier's breaker is closed; it opens after failures and closes by itself.
+
+        Nor is a tier used that may be hanging: each of its jobs would hold on to its buffers.
+        """
+        lane = self.lanes[tier]
+        return lane.late == 0 and self._clock() >= lane.open_until
 
     def accepts_store(self, tier: str) -> bool:
         return self.usable(tier) and self.lanes[tier].waiting < self._max_queued
@@ -153,6 +158,7 @@ class Mover:
         for job in late:
             job.late = True
             lane = self.lanes[job.tier]
+            lane.late += 1
             lane.deadline_misses += 1
             self._fail(lane)
         return done, late
@@ -160,13 +166,15 @@ class Mover:
     def _account(self, job: Job) -> None:
         lane = self.lanes[job.tier]
         lane.waiting -= 1
+        lane.late -= job.late
         good = sum(len(b) for b, ok in zip(job.buffers, job.ok, strict=True) if ok)
         if job.kind is Kind.LOAD:
             lane.bytes_loaded += good
         else:
             lane.bytes_stored += good
         if all(job.ok):
-            lane.failures, lane.penalty = 0, BREAKER_SECONDS
+            if not job.late:
+                lane.failures, lane.penalty = 0, BREAKER_SECONDS
             rate = good / max(job.seconds, 1e-9)
             name = "load_bandwidth" if job.kind is Kind.LOAD else "store_bandwidth"
             known = getattr(lane, name)
@@ -191,13 +199,10 @@ class Mover:
     def _carry_out(self, lane: Lane, job: Job) -> None:
         start = self._clock()
         ok = [False] * len(job.keys)
-        try:
-            for key in job.delete_first:
-                lane.tier.delete(key)
-            for i, (key, buffer) in enumerate(zip(job.keys, job.buffers, strict=True)):
-                ok[i] = _one(lane.tier, job.kind, key, buffer)
-        except Exception:
-            logger.exception("A %s of the %s tier failed", job.kind.value, lane.tier.name)
+        for key in job.delete_first:
+            delete(lane.tier, key)
+        for i, (key, buffer) in enumerate(zip(job.keys, job.buffers, strict=True)):
+            ok[i] = _one(lane.tier, job.kind, key, buffer)
         job.seconds = self._clock() - start
         job.ok = ok
         self._done.append(job)
@@ -223,4 +228,17 @@ def _one(tier: Tier, kind: Kind, key: Key, buffer: memoryview) -> bool:
     except OSError as error:
         logger.warning("The %s tier cannot %s a block: %s", tier.name, kind.value, error)
         return False
+    except Exception:
+        logger.exception("A %s of the %s tier failed", kind.value, tier.name)
+        return False
     return True
+
+
+def delete(tier: Tier, key: Key) -> None:
+    """Have the tier forget the key. If it cannot, that much of it is lost until a restart."""
+    try:
+        tier.delete(key)
+    except OSError as error:
+        logger.warning("The %s tier cannot delete a block: %s", tier.name, error)
+    except Exception:
+        logger.exception("A deletion in the %s tier failed", tier.name)

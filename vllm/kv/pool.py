@@ -83,9 +83,15 @@ class BlockPool:
     def unpin(self, key: Key) -> None:
         self._pinned.remove(key)
 
+    @property
+    def pinned(self) -> int:
+        return len(self._pinned)
+
     def unheld(self, blocks: Iterable[BlockId]) -> int:
-        """How many of them nobody holds: sharing these takes them from what is available."""
-        return sum(self._refs[block] == 0 for block in blocks)
+        """How many of them are available, and will not be when they are shared."""
+        return sum(
+            self._refs[block] == 0 and self._keys[block] not in self._pinned for block in blocks
+        )
 
     def share(self, blocks: Iterable[BlockId]) -> None:
         """One more reference to each; cached blocks leave the policy."""

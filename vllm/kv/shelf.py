@@ -2,18 +2,21 @@
 
 Belongs to the engine's loop; the mover's threads never touch it. A key on a shelf is
 
-    storing --> spare   it is on the device too; the first to go, since nothing is lost with it
+    storing --> spare   it is on the device too; nothing is lost with it, so it goes before any sole
                   ^ |
                   | v
                  sole   it is here and not on the device; ranked by the eviction policy
 
-and, in either state, perhaps pinned by transfers that read it.
+or, from either of these, bad: a read of it failed. It is not looked for any more, and goes first.
+Pinned by transfers that read it, it keeps its place and may not go. A key that goes is `going`
+until the tier has deleted it, and is not written again before that.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from vllm.kv.evict import EvictionPolicy
 from vllm.kv.lineage import Key
@@ -27,19 +30,25 @@ class Shelf:
         self._storing: set[Key] = set()
         self._spare: OrderedDict[Key, None] = OrderedDict()
         self._sole = policy
-        self._sole_pinned: set[Key] = set()
+        self._bad: OrderedDict[Key, None] = OrderedDict()
+        self._going: set[Key] = set()  # these have no place any more: their place is given away
         self._pins: dict[Key, int] = {}
 
     def __len__(self) -> int:
-        return len(self._storing) + len(self._spare) + len(self._sole) + len(self._sole_pinned)
+        return len(self._storing) + len(self._spare) + len(self._sole) + len(self._bad)
 
     def __contains__(self, key: Key) -> bool:
         """Whether the key can be read from here."""
-        return key in self._spare or key in self._sole or key in self._sole_pinned
+        return key in self._spare or key in self._sole
 
     def knows(self, key: Key) -> bool:
-        """Whether the key is here or on its way."""
-        return key in self._storing or key in self
+        """Whether the key is here, or may not be written now."""
+        return (
+            key in self
+            or key in self._storing
+            or key in self._going
+            or (key in self._bad and key in self._pins)
+        )
 
     def adopt(self, keys: Iterable[Key]) -> list[Key]:
         """Take over what was here before this process, oldest first; returns what has no room."""
@@ -50,31 +59,43 @@ class Shelf:
         return ordered[: len(ordered) - len(keep)]
 
     def reserve(self, key: Key) -> list[Key] | None:
-        """Room for a key that will be written: the keys to delete for it, or None: no room."""
+        """Room for a key that will be written: the keys to delete before, or None: not now.
+
+        Those are to be reported by `deleted` when that is done.
+        """
+        if self.knows(key):
+            return None
         victims: list[Key] = []
-        if len(self) >= self.capacity:
+        if key in self._bad:
+            victims.append(key)
+        elif len(self) >= self.capacity:
             victim = next(self._victims(), None)
             if victim is None:
                 return None
-            self.drop(victim)
             victims.append(victim)
+        for gone in victims:
+            self._remove(gone)
+            self._going.add(gone)
         self._storing.add(key)
         return victims
 
+    def deleted(self, keys: Iterable[Key]) -> None:
+        self._going.difference_update(keys)
+
+    @property
+    def full(self) -> bool:
+        """Whether another key would push one out."""
+        return len(self) >= self.capacity
+
     def _victims(self) -> Iterator[Key]:
-        for key in self._spare:
-            if key not in self._pins:
-                yield key
-        yield from self._sole.victims()  # pinned ones are not in the policy
+        for group in (self._bad, self._spare, self._sole.victims()):
+            for key in group:
+                if key not in self._pins:
+                    yield key
 
     def next_sole(self, count: int) -> list[Key]:
         """The next `count` keys that would be lost here, for the tier below to take."""
-        found: list[Key] = []
-        for key in self._sole.victims():
-            if len(found) == count:
-                break
-            found.append(key)
-        return found
+        return [k for k in islice(self._sole.victims(), count) if k not in self._pins]
 
     def stored(self, key: Key, *, on_device: bool) -> None:
         """The write has succeeded."""
@@ -88,62 +109,56 @@ class Shelf:
         """The write has not succeeded; the key is not here."""
         self._storing.discard(key)
 
-    def drop(self, key: Key) -> None:
-        """The key is gone. One that is not here is fine."""
-        if key in self._spare:
-            del self._spare[key]
-        elif key in self._sole:
+    def spoil(self, key: Key) -> None:
+        """A read has not succeeded."""
+        if key in self:
+            self._remove(key)
+            self._bad[key] = None
+
+    def _remove(self, key: Key) -> None:
+        if key in self._sole:
             self._sole.remove(key)
-        self._sole_pinned.discard(key)
+        else:
+            self._spare.pop(key, None)
+            self._bad.pop(key, None)
 
     def device_has(self, key: Key) -> None:
         """The key is on the device now, so this copy is to spare."""
         if key in self._sole:
             self._sole.remove(key)
-        elif key in self._sole_pinned:
-            self._sole_pinned.remove(key)
-        else:
-            return
-        self._spare[key] = None
+            self._spare[key] = None
 
     def device_lost(self, key: Key) -> None:
         """The device has evicted the key: this copy is the one that is left, and was just used."""
         if key in self._spare:
             del self._spare[key]
-            if key in self._pins:
-                self._sole_pinned.add(key)
-            else:
-                self._sole.insert(key)
+            self._sole.insert(key)
 
     def pin(self, key: Key) -> None:
-        """Keep the key while it is read."""
+        """Keep the key, at its place in the order, while it is read."""
         self._pins[key] = self._pins.get(key, 0) + 1
-        if key in self._sole:
-            self._sole.remove(key)
-            self._sole_pinned.add(key)
 
     def unpin(self, key: Key) -> None:
         self._pins[key] -= 1
         if self._pins[key] == 0:
             del self._pins[key]
-            if key in self._sole_pinned:
-                self._sole_pinned.remove(key)
-                self._sole.insert(key)
 
     def clear(self) -> list[Key]:
         """Forget every key that is not pinned or being written; returns them, to be deleted."""
         gone = list(self._victims())
         for key in gone:
-            self.drop(key)
+            self._remove(key)
         return gone
 
     def check(self) -> None:
         """AssertionError unless the states are disjoint and within the capacity."""
         assert len(self) <= self.capacity
         for key in self._pins:
-            assert key not in self._sole, "a pinned key is not evictable"
-        for key in self._sole_pinned:
-            assert key in self._pins
-            assert key not in self._spare
+            assert key in self or key in self._bad, "a pinned key stays"
         for key in self._storing:
             assert key not in self
+            assert key not in self._bad
+        for key in (*self._spare, *self._bad):
+            assert key not in self._sole
+        assert not self._spare.keys() & self._bad.keys()
+        assert not any(key in self for key in self._going)

@@ -78,6 +78,9 @@ class DiskTier:
         """
         for folder in sorted(self._folder.iterdir()):
             if not folder.is_dir():
+                if folder.name.startswith(ASIDE):
+                    with contextlib.suppress(OSError):
+                        folder.unlink()
                 continue
             for path in folder.iterdir():
                 with contextlib.suppress(OSError, ValueError):

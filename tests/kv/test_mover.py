@@ -1,0 +1,167 @@
+"""The mover and the load-or-compute decision: what fails or hangs stays where it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from vllm.kv.cost import LoadCost
+from vllm.kv.lineage import Key
+from vllm.kv.mover import BREAKER_FAILURES, BREAKER_SECONDS, Job, Kind, Mover
+
+from .faulty import FaultyTier, HeldClock, SteppedMover
+
+A, B = Key(b"a" * 32), Key(b"b" * 32)
+
+
+def store(tier: str, key: Key = A, data: bytes = b"12345678") -> Job:
+    return Job(Kind.STORE, tier, [key], [memoryview(bytearray(data))])
+
+
+def load(tier: str, key: Key = A) -> Job:
+    return Job(Kind.LOAD, tier, [key], [memoryview(bytearray(8))])
+
+
+def both(**options) -> tuple[Mover, FaultyTier, FaultyTier]:
+    tiers = FaultyTier("host", 4), FaultyTier("disk", 4)
+    return Mover(list(tiers), **options), *tiers
+
+
+def settle(mover: Mover, jobs: int) -> list[Job]:
+    done: list[Job] = []
+    end = time.monotonic() + 10
+    while len(done) < jobs:
+        assert time.monotonic() < end, "a job does not end"
+        mover.wait(0.05)
+        done += mover.poll()[0]
+    return done
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_bytes_go_and_come_back(asynchronous):
+    mover, *_ = both(asynchronous=asynchronous)
+    mover.submit(store("host"))
+    assert settle(mover, 1)[0].ok == [True]
+    job = load("host")
+    mover.submit(job)
+    settle(mover, 1)
+    assert bytes(job.buffers[0]) == b"12345678"
+    lane = mover.lanes["host"]
+    assert (lane.bytes_loaded, lane.bytes_stored, lane.waiting) == (8, 8, 0)
+    assert lane.load_bandwidth > 0
+    assert not mover.busy
+    mover.shutdown()
+
+
+@pytest.mark.parametrize("fault", ["os", "crash"])
+def test_what_a_tier_raises_costs_that_block_only(fault):
+    mover, host, _ = both(asynchronous=False)
+    host.writes.append(fault)
+    host.deletes.append(fault)
+    job = Job(Kind.STORE, "host", [A, B], [memoryview(bytearray(8))] * 2, delete_first=[A])
+    mover.submit(job)
+    assert mover.poll() == ([job], [])
+    assert job.ok == [False, True]
+    assert mover.lanes["host"].total_failures == 1
+
+
+def test_a_tier_that_hangs_holds_up_no_other_and_no_end():
+    mover, _, disk = both(deadline=0.05)
+    go = threading.Event()
+    disk.pause = lambda: go.wait(20)
+    hung = load("disk")
+    mover.submit(hung)
+    mover.submit(store("host"))
+    assert [job.tier for job in settle(mover, 1)] == ["host"]
+    time.sleep(0.06)
+    assert mover.poll() == ([], [hung])
+    assert mover.poll() == ([], []), "it is late once"
+    assert not mover.usable("disk"), "each further job would hold on to its buffers"
+    assert mover.usable("host")
+    start = time.monotonic()
+    mover.shutdown(0.2)
+    assert time.monotonic() - start < 2
+    go.set()
+
+
+def test_late_and_then_done():
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 2)], clock=clock)
+    job = load("disk")
+    mover.submit(job)
+    clock.now += 2.5
+    assert mover.poll() == ([], [job])
+    assert mover.busy
+    mover.finish()
+    assert mover.poll() == ([job], [])
+    lane = mover.lanes["disk"]
+    assert (lane.deadline_misses, lane.total_failures, lane.late) == (1, 1, 0)
+    assert not mover.busy
+
+
+def test_a_tier_that_is_always_late_loses_its_trust_though_it_delivers():
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 2)], clock=clock)
+    mover.submit(store("disk"))
+    mover.finish()
+    mover.poll()
+    for _ in range(BREAKER_FAILURES):
+        assert mover.usable("disk")
+        mover.submit(load("disk"))
+        clock.now += 3
+        mover.poll()
+        mover.finish()
+        mover.poll()
+    assert not mover.usable("disk")
+
+
+def test_the_breaker_opens_longer_each_time_and_success_closes_it():
+    clock = HeldClock()
+    tier = FaultyTier("disk", 2)
+    mover = Mover([tier], clock=clock, asynchronous=False)
+
+    def fail():
+        mover.submit(load("disk"))
+        mover.poll()
+
+    for penalty in (BREAKER_SECONDS, 2 * BREAKER_SECONDS):
+        for _ in range(BREAKER_FAILURES):
+            assert mover.usable("disk")
+            fail()
+        assert not mover.usable("disk")
+        assert not mover.accepts_store("disk")
+        clock.now += penalty - 0.01
+        assert not mover.usable("disk")
+        clock.now += 0.02
+    fail()
+    mover.submit(store("disk"))
+    mover.poll()
+    lane = mover.lanes["disk"]
+    assert (lane.failures, lane.penalty) == (0, BREAKER_SECONDS)
+
+
+def test_a_full_queue_refuses_stores():
+    mover = SteppedMover([FaultyTier("disk", 9)], max_queued=2)
+    for key in (A, B):
+        assert mover.accepts_store("disk")
+        mover.submit(store("disk", key))
+    assert not mover.accepts_store("disk")
+    mover.finish()
+    mover.poll()
+    assert mover.accepts_store("disk")
+
+
+def test_load_when_it_is_faster():
+    cost = LoadCost(block_bytes=160, block_size=16)
+    assert cost.worth_loading(16, 0)
+    assert cost.worth_loading(16, 1.0), "as long as the speed of prefill is unknown"
+    cost.prefilled(100, 1.0)
+    assert cost.worth_loading(16, 1001.0)
+    assert not cost.worth_loading(16, 999.0)
+    cost.prefilled(100, 0.5)
+    assert cost.prefill_rate == pytest.approx(120)
+    assert (cost.chose_load, cost.chose_compute) == (3, 1)
+    least = LoadCost(160, 16, min_tokens=32)
+    assert [least.worth_loading(n, 0) for n in (16, 32)] == [False, True]
