@@ -75,7 +75,6 @@ def export(weights_path: Path, out: Path) -> None:
         eos_token_id=tk.END_ID,
         pad_token_id=tk.PAD_ID,
         do_sample=False,
-        max_new_tokens=32,
     ).save_pretrained(out)
     PreTrainedTokenizerFast(
         tokenizer_object=encoder.tokenizer,
