@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from vllm.config import AsyncEngineArgs, EngineArgs, hub
+from vllm.config.engine import TierConfig
 from vllm.config.flags import FlexibleArgumentParser, add_flags, human_size
 from vllm.engine.capacity import capacity
 
@@ -72,6 +73,20 @@ OTHER_VALUES: dict[str, Any] = {
     "disable_log_stats": True,
 }
 
+# These need prefix caching, which the table above turns off.
+TIER_VALUES: dict[str, Any] = {
+    "enable_multi_tier_prefix_caching": True,
+    "swap_space": 0.5,
+    "num_cpu_blocks_override": 55,
+    "kv_offloading_size": 1.5,
+    "disk_cache_dir": "somewhere",
+    "disk_cache_size": 1 << 20,
+    "enable_async_swapping": False,
+    "min_load_tokens": 64,
+    "enable_prefix_aware_scheduling": True,
+    "scheduler_window_size": 4,
+}
+
 
 def as_flags(values: dict[str, Any], dash: str = "-") -> list[str]:
     words = []
@@ -97,10 +112,53 @@ def test_keywords_flags_and_yaml_are_the_same(tmp_path: Path) -> None:
     assert keywords.create_engine_config() == parse(*as_flags(OTHER_VALUES)).create_engine_config()
 
 
+def test_tiers_from_keywords_flags_and_yaml(tmp_path: Path) -> None:
+    keywords = EngineArgs(**TIER_VALUES)
+    assert parse(*as_flags(TIER_VALUES)) == keywords
+    assert parse("--config", in_file(tmp_path, TIER_VALUES)) == keywords
+    config = keywords.create_engine_config()
+    assert config.scheduler.window_size == 4
+    assert config.cache.tiers == TierConfig(
+        host_bytes=3 << 29,  # kv_offloading_size beats swap_space
+        host_blocks=55,
+        disk_dir="somewhere",
+        disk_bytes=1 << 20,
+        asynchronous=False,
+        min_load_tokens=64,
+    )
+
+
+def test_no_tiers_and_no_window_unless_asked_for() -> None:
+    config = EngineArgs(swap_space=1).create_engine_config()
+    assert config.cache.tiers is None
+    assert config.scheduler.window_size == 1
+    assert EngineArgs(kv_offloading_size=1).create_engine_config().cache.tiers is not None
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"enable_multi_tier_prefix_caching": True, "enable_prefix_caching": False}, "needs"),
+        ({"enable_prefix_aware_scheduling": True, "enable_prefix_caching": False}, "needs"),
+        ({"disk_cache_dir": "x"}, "disk_cache_dir needs"),
+        ({"scheduler_window_size": 0}, "scheduler_window_size"),
+        ({"swap_space": -1.0}, "swap_space"),
+        ({"num_cpu_blocks_override": 0}, "num_cpu_blocks_override"),
+        ({"min_load_tokens": -1}, "min_load_tokens"),
+    ],
+)
+def test_tiers_that_cannot_be(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        EngineArgs(**values).create_engine_config()
+
+
 def test_the_table_above_names_every_argument() -> None:
     """So that an argument that is added is tested too."""
     defaults = dataclasses.asdict(EngineArgs())
-    assert set(defaults) - set(OTHER_VALUES) == {"tokenizer_mode", "tensor_parallel_size"}
+    assert set(defaults) - set(OTHER_VALUES) - set(TIER_VALUES) == {
+        "tokenizer_mode",
+        "tensor_parallel_size",
+    }
     assert all(OTHER_VALUES[name] != defaults[name] for name in OTHER_VALUES)
 
 

@@ -207,7 +207,7 @@ def test_arguments_that_cannot_work() -> None:
 
 
 def test_several_outputs(llm: LLM) -> None:
-    params = SamplingParams(n=3, temperature=1.0, seed=5, max_tokens=6, ignore_eos=True)
+    params = SamplingParams(n=3, temperature=2.0, seed=5, max_tokens=6, ignore_eos=True)
     for prompt in ("a", "The code is 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9"):
         (output,) = run(llm, prompt, params)
         assert [o.index for o in output.outputs] == [0, 1, 2]

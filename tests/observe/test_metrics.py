@@ -8,6 +8,7 @@ from vllm.observe.metrics import FINISH_REASONS, Metrics, one_two_five
 from vllm.observe.reader import Counter, Gauge, Histogram
 
 COUNTERS = """
+    external_prefix_cache_queries external_prefix_cache_hits
     prefix_cache_queries prefix_cache_hits prompt_tokens prompt_tokens_by_source
     prompt_tokens_cached prompt_tokens_cached_by_source generation_tokens num_preemptions
     request_success admission_rejections

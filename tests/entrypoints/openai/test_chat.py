@@ -80,7 +80,7 @@ async def test_how_many_tokens_an_answer_may_have(connect: Any, make_engine: Mak
     assert engine.asked[-1].params.max_tokens == 7
     await chat(client, max_tokens=5)
     assert engine.asked[-1].params.max_tokens == 5
-    demo = make_engine()  # whose generation config says 32
+    demo = make_engine(override_generation_config={"max_new_tokens": 32})
     await chat(connect(demo))
     assert demo.asked[-1].params.max_tokens == 32
 
