@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.made_tokenizers import EOS, TEXTS, TURN, folder
+from vllm.config.hub import demo_model
 from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.tokenizer import Tokenizer
 
@@ -350,3 +351,17 @@ def all_taken(tokenizer: Tokenizer, ids: list[int]) -> int:
         detokenizer.add(token)
         count += len(detokenizer.take(finished=False))
     return count
+
+
+def test_an_answer_behind_a_special_token_is_a_text_of_its_own() -> None:
+    """The demo model's tokenizer puts a space in front of every text; nobody shall see it."""
+    tokenizer = Tokenizer(demo_model())
+    prompt = tokenizer.encode(
+        tokenizer.render_chat([{"role": "user", "content": "What is the code?"}]),
+        add_special_tokens=False,
+    )
+    answer = tokenizer.encode("4821.", add_special_tokens=False)
+    detokenizer = Detokenizer(tokenizer, prompt)
+    for token in answer:
+        detokenizer.add(token)
+    assert detokenizer.take(finished=True) == "4821."

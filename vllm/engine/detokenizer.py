@@ -35,7 +35,7 @@ class Detokenizer:
     ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special_tokens
-        self._ids = [token for token in prompt[-CONTEXT:] if not self._silent(token)]
+        self._ids = self._context(prompt[-CONTEXT:])
         self._start, self._read = 0, len(self._ids)
         self._told = self._decode(0)
         self._stop = list(stop)
@@ -86,6 +86,17 @@ class Detokenizer:
     def shown(self) -> str:
         """All text that `take` has given so far."""
         return self.text[: self._sent]
+
+    def _context(self, prompt: Sequence[int]) -> list[int]:
+        """The prompt's last tokens, as far as the output goes on with their text.
+
+        Behind a special token, such as the one that begins an answer, a new text starts, and a
+        tokenizer that puts a space in front of every text takes that one away again.
+        """
+        ids: list[int] = []
+        for token in prompt:
+            ids = [] if self._silent(token) else [*ids, token]
+        return ids
 
     def _silent(self, token: int) -> bool:
         """Whether decoding leaves the token out; the window then does without it too."""
