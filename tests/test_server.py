@@ -139,8 +139,18 @@ def test_the_engines_death_ends_everything_with_an_error() -> None:
     assert server.process.wait(30) not in (0, None), "".join(server.log)
 
 
-def test_bad_model_is_one_line_and_exit_code_two() -> None:
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "/there/is/none"]
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["/there/is/none"],
+        ["--kv-cache-memory-bytes", "10k", "--max-model-len", "4096"],
+        ["--max-model-lne", "3"],
+        ["--block-size", "0"],
+    ],
+    ids=["no such model", "too little memory", "unknown flag", "bad value"],
+)
+def test_bad_arguments_are_one_line_and_exit_code_two(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from vllm.config import AsyncEngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
+from vllm.engine.capacity import capacity
 from vllm.entrypoints.server_args import ServerArgs
 
 
@@ -42,7 +43,7 @@ def main(words: Sequence[str], prog: str = "vllm serve") -> int:
     try:
         args = ServerArgs.from_mapping(parsed)
         engine_args = AsyncEngineArgs.from_mapping(parsed)
-        engine_args.create_engine_config(serving=True)
+        capacity(engine_args.create_engine_config(serving=True))
     except (ValueError, OSError) as error:
         parser.error(_one_line(error))
 
