@@ -340,3 +340,10 @@ def test_names_of_special_tokens_are_known_to_templates(tokenizer: Tokenizer) ->
 
 def test_the_transformers_tokenizer_is_made_once(tokenizer: Tokenizer) -> None:
     assert tokenizer.hf() is tokenizer.hf()
+
+
+def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    """transformers makes an empty tokenizer up from config.json, which encodes all as nothing."""
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "vocab_size": 300}')
+    with pytest.raises(ValueError, match=r"no tokenizer\.json"):
+        Tokenizer(tmp_path)

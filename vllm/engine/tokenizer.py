@@ -198,10 +198,14 @@ def _load(folder: Path) -> RustTokenizer:
     try:
         slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         backend: RustTokenizer = slow.backend_tokenizer
+        # Without any files transformers makes an empty tokenizer up from the model's type.
+        if not backend.encode("a").ids:
+            raise ValueError("it has no vocabulary")
         return backend
     except Exception as error:
         raise ValueError(
-            f"{folder} has no tokenizer.json, and no other tokenizer that can be converted: {error}"
+            f"{folder} has no tokenizer.json, and no other tokenizer that can be converted "
+            f"({error}); give one with --tokenizer, or use --skip-tokenizer-init"
         ) from error
 
 
