@@ -43,7 +43,6 @@ class Level:
 
     tier: Tier
     shelf: Shelf
-    hits: int = 0  # blocks asked for here, since the last look
 
 
 class Hierarchy:
@@ -117,7 +116,6 @@ class Hierarchy:
         self._waiting[seq] = len(wanted)
         for tier, pairs in batches.items():
             level = self._level(tier)
-            level.hits += len(pairs)
             for key, _ in pairs:
                 level.shelf.pin(key)
             for at in range(0, len(pairs), BATCH):
