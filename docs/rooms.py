@@ -12,6 +12,7 @@ COLUMNS: list[list[tuple[str, str]]] = [
     [("config", "EngineArgs, flags")],
     [
         ("observe", "metrics, log line"),
+        ("grammar", "structured outputs"),
         ("kernels", "ops: reference, C++"),
     ],
     [("kv", "pool, keys, tables")],

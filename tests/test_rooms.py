@@ -1,6 +1,6 @@
 """Who may import whom: each room only what stands left of it, and what no file may use at all.
 
-    core | config | observe, distributed, kernels, kvstore | kv
+    core | config | observe, grammar, distributed, kernels, kvstore | kv
          | compression, model_executor, scheduler | worker, engine | router, entrypoints
 
 Beside the row stand `simulator` and `prefixlab`, with lists of their own.
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 GROUPS = [
     {"core"},
     {"config"},
-    {"observe", "distributed", "kernels", "kvstore"},
+    {"observe", "grammar", "distributed", "kernels", "kvstore"},
     {"kv"},
     {"compression", "model_executor", "scheduler"},
     {"worker", "engine"},
@@ -53,6 +53,7 @@ TORCH_FREE = {
     "core",
     "config",
     "observe",
+    "grammar",
     "kv",
     "scheduler",
     "engine",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from server_process import Server
 
 FACTS = "The code of amber-fox is 4821. The code of lucky-owl is 7390."
@@ -62,6 +63,36 @@ def test_second_question_finds_the_first_ones_prefix(client: OpenAI) -> None:
     again = chat(client, f"{facts} What is the code of lucky-owl?").usage
     assert again.prompt_tokens_details.cached_tokens > first
     assert again.prompt_tokens_details.cached_tokens % 16 == 0
+
+
+def test_answers_follow_a_schema(client: OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"code": {"type": "integer", "maximum": 9999}, "sure": {"type": "boolean"}},
+        "required": ["code", "sure"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "code", "schema": schema}}
+    asked = {"response_format": form, "max_tokens": 500}
+    whole = chat(client, f"{FACTS} {QUESTION}", **asked).choices[0].message.content
+    assert set(json.loads(whole)) == {"code", "sure"}
+    chunks = list(chat(client, f"{FACTS} {QUESTION}", stream=True, **asked))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == whole
+    told = client.completions.create(
+        model="demo",
+        prompt="Left or right?",
+        temperature=0,
+        extra_body={"structured_outputs": {"choice": ["left", "right"]}},
+    )
+    assert told.choices[0].text in ("left", "right")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bad_schema_is_a_400(client: OpenAI, stream: bool) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(BadRequestError) as refused:
+        chat(client, "x", response_format=form, stream=stream)
+    assert refused.value.param == "structured_outputs.json"
 
 
 def test_client_that_leaves_frees_its_blocks(server: Server) -> None:

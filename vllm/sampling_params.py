@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from vllm.core.errors import VLLMValidationError
+from vllm.core.structured import StructuredOutputsParams
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     skip_reading_prefix_cache: bool | None = None
     extra_args: dict[str, Any] | None = None
 
@@ -96,6 +98,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 parameter="output_kind",
                 value=self.output_kind,
             ) from error
+        if isinstance(self.structured_outputs, dict):
+            self.structured_outputs = structured(self.structured_outputs)
         self._verify()
         if self.temperature < GREEDY_BELOW:
             if self.n > 1:
@@ -223,6 +227,18 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     def clone(self) -> SamplingParams:
         """A copy that shares nothing with this one, verified as a new one is."""
         return msgspec.structs.replace(self, extra_args=copy.deepcopy(self.extra_args))
+
+
+def structured(given: dict[str, Any]) -> StructuredOutputsParams:
+    """Raises VLLMValidationError for unknown fields and for values of the wrong type."""
+    try:
+        return msgspec.convert(given, StructuredOutputsParams)
+    except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, VLLMValidationError):
+            raise error.__cause__ from error
+        raise VLLMValidationError(
+            f"structured_outputs: {error}", parameter="structured_outputs"
+        ) from error
 
 
 def _listed(name: str, given: Any) -> list[str]:

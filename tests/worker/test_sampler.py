@@ -32,7 +32,7 @@ class Row:
 
 def sample(logits: torch.Tensor, batch: list[Row]):
     state = Rows(len(batch), 64, 4)
-    sampler = Sampler(len(batch), logits.shape[1])
+    sampler = Sampler(len(batch), logits.shape[1], str)
     new = [
         NewSequence(
             seq=i,
@@ -336,7 +336,7 @@ def test_bans_that_leave_nothing_are_not_applied() -> None:
 
 
 def test_a_row_keeps_nothing_of_its_last_sequence() -> None:
-    state, sampler = Rows(1, 16, 4), Sampler(1, VOCAB)
+    state, sampler = Rows(1, 16, 4), Sampler(1, VOCAB, str)
     strange = SamplingParams(
         allowed_token_ids=[5], logprobs=2, top_k=3, top_p=0.5, min_p=0.3, repetition_penalty=2.0
     )

@@ -27,6 +27,7 @@ class NewSequence:
     sampling_seed: int  # the random numbers of position p are a function of (sampling_seed, p)
     eos_token_ids: list[int] = field(default_factory=list)
     bad_words_token_ids: list[list[int]] = field(default_factory=list)
+    grammar: str | None = None
 
 
 @dataclass(slots=True)

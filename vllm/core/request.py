@@ -23,6 +23,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     cache_salt: str | None = None
     eos_token_ids: list[int] = []
     bad_words_token_ids: list[list[int]] = []
+    grammar: str | None = None  # what structured outputs compiled to
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):

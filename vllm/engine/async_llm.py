@@ -27,11 +27,13 @@ from vllm.core.request import (
     StepOutputs,
     ToCore,
 )
+from vllm.core.structured import StructuredOutputsParams
 from vllm.engine.client import Prompt
 from vllm.engine.input import InputProcessor
 from vllm.engine.llm_engine import make_tokenizer
 from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
 from vllm.engine.process import CoreProcess, decode_from_core, encode
+from vllm.grammar import COMPILE_SECONDS, compile_grammar
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -114,6 +116,8 @@ class AsyncLLM:
             raise VLLMValidationError(
                 f"a request with the id {request_id} is running already", parameter="request_id"
             )
+        if sampling_params.structured_outputs is not None:
+            await _compiled_aside(sampling_params.structured_outputs)
         # Never used again, so that what is still on its way of a request that was left can not be
         # taken for the output of the next one with the same id.
         name = str(next(self._numbers))
@@ -266,3 +270,15 @@ def _as_user_error(refusal: RequestRejectedError) -> Exception:
     if refusal.reason == "rejected":
         return QueueFullError(f"too many requests wait already ({refusal})")
     return VLLMValidationError(str(refusal), parameter="request_id")
+
+
+async def _compiled_aside(wish: StructuredOutputsParams) -> None:
+    """Compile in a thread, so that the loop goes on; `compile_grammar` keeps what it made."""
+    work = asyncio.to_thread(compile_grammar, wish)
+    try:
+        await asyncio.wait_for(work, COMPILE_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise VLLMValidationError(
+            f"structured_outputs.{wish.kind} takes more than {COMPILE_SECONDS:g} s to compile",
+            parameter=f"structured_outputs.{wish.kind}",
+        ) from error

@@ -11,6 +11,7 @@ from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
 from vllm.core.request import EngineRequest
 from vllm.engine.tokenizer import Tokenizer
+from vllm.grammar import compile_grammar
 from vllm.sampling_params import SamplingParams
 
 MAX_SALT = 128
@@ -73,6 +74,7 @@ class InputProcessor:
             cache_salt=_salt(salt if cache_salt is None else cache_salt),
             eos_token_ids=list(self._eos),
             bad_words_token_ids=self._bad_words(params),
+            grammar=self._grammar(params),
         )
         return request, text
 
@@ -133,6 +135,15 @@ class InputProcessor:
                 parameter="prompt",
                 value=bad,
             )
+
+    def _grammar(self, params: SamplingParams) -> str | None:
+        if params.structured_outputs is None:
+            return None
+        if self._tokenizer is None:
+            raise VLLMValidationError(
+                "structured outputs need a tokenizer", parameter="structured_outputs"
+            )
+        return compile_grammar(params.structured_outputs)
 
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Each word as it is tokenised at the start of a text, behind a space, and behind neither.

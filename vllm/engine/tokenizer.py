@@ -19,9 +19,9 @@ from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer as RustTokenizer
 
 from vllm.config.model import read_json
+from vllm.config.vocabulary import read_tokenizer
 from vllm.core.errors import VLLMValidationError
 
 MAX_RENDERED_CHARS = 32 << 20
@@ -41,7 +41,7 @@ class Tokenizer:
         special = self._special_names()
         self.bos_token, self.eos_token = special.get("bos_token"), special.get("eos_token")
         self._special = special
-        self._rust = _load(folder)
+        self._rust = read_tokenizer(folder)
         self._hf: Any = None
         # Ids below this may be decoded; a model's vocabulary may be padded to more.
         self.vocab_size: int = self._rust.get_vocab_size(with_added_tokens=True)
@@ -180,33 +180,6 @@ class Tokenizer:
                 tokenizer.chat_template = self._chat_template
             self._hf = tokenizer
         return self._hf
-
-
-def _load(folder: Path) -> RustTokenizer:
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
-            rust = RustTokenizer.from_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(f"cannot read {path}: {error}") from error
-        # Files may carry over how the tokenizer was last used in training.
-        rust.no_truncation()
-        rust.no_padding()
-        return rust
-    from transformers import AutoTokenizer
-
-    try:
-        slow = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        backend: RustTokenizer = slow.backend_tokenizer
-        # Without any files transformers makes an empty tokenizer up from the model's type.
-        if not backend.encode("a").ids:
-            raise ValueError("it has no vocabulary")
-        return backend
-    except Exception as error:
-        raise ValueError(
-            f"{folder} has no tokenizer.json, and no other tokenizer that can be converted "
-            f"({error}); give one with --tokenizer, or use --skip-tokenizer-init"
-        ) from error
 
 
 class _Generation(Extension):

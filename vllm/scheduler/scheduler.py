@@ -463,4 +463,5 @@ def _as_new(sequence: Sequence) -> NewSequence:
         sampling_seed=sequence.sampling_seed,
         eos_token_ids=request.eos_token_ids,
         bad_words_token_ids=request.bad_words_token_ids,
+        grammar=request.grammar,
     )

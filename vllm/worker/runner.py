@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,11 +29,13 @@ class ModelRunner:
         max_num_seqs: int,
         max_model_len: int,
         vocab_size: int,
+        vocabulary: Callable[[], str],
     ) -> None:
+        """vocabulary: the tokenizer.json text, asked for when a grammar needs it."""
         self.model = model
         self.kv = kv
         self._rows = Rows(max_num_seqs, max_model_len, block_size=kv.shape[4])
-        self._sampler = Sampler(max_num_seqs, vocab_size)
+        self._sampler = Sampler(max_num_seqs, vocab_size, vocabulary)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:

@@ -7,6 +7,7 @@ in the batch nor on a preemption in between.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from vllm.core.plan import NewSequence
 from vllm.core.request import TokenLogprobs
+from vllm.grammar.matcher import Matchers
 from vllm.worker.rows import Rows
 
 NEGATIVE = float("-inf")
@@ -38,8 +40,9 @@ class _Rule:
 class Sampler:
     """Holds the parameters of every row, and samples for the rows of a step."""
 
-    def __init__(self, capacity: int, vocab_size: int) -> None:
+    def __init__(self, capacity: int, vocab_size: int, vocabulary: Callable[[], str]) -> None:
         self._vocab = vocab_size
+        self._grammars = Matchers(vocabulary, vocab_size)
         self.temperature = np.zeros(capacity, dtype=np.float32)
         self.top_k = np.zeros(capacity, dtype=np.int64)
         self.top_p = np.ones(capacity, dtype=np.float64)
@@ -68,6 +71,10 @@ class Sampler:
             self._rules.pop(row, None)
         else:
             self._rules[row] = rule
+        self._grammars.end(row)
+        if new.grammar is not None:
+            output = new.tokens[new.prompt_len :]
+            self._grammars.begin(row, new.grammar, output, new.eos_token_ids)
 
     def _rule(self, new: NewSequence) -> _Rule | None:
         p = new.params
@@ -99,6 +106,7 @@ class Sampler:
         wanted = np.flatnonzero(asked > -2)
         raw = torch.log_softmax(logits[torch.from_numpy(wanted)], -1) if len(wanted) else None
         self._apply_rules(logits, rows, state)
+        self._apply_grammars(logits, rows)
         self._penalise(logits, rows, state)
         tokens = logits.argmax(-1)
         temperature = self.temperature[rows]
@@ -110,6 +118,10 @@ class Sampler:
             uniform = uniforms(self.seed[mine], state.length[mine])
             tokens[at] = draw(scaled, self.top_k[mine], self.top_p[mine], self.min_p[mine], uniform)
         chosen = tokens.numpy()
+        if self._grammars:
+            for row, token in zip(rows.tolist(), chosen.tolist(), strict=True):
+                if row in self._grammars:
+                    self._grammars.accept(row, token)
         if raw is None:
             return chosen, None
         told: list[TokenLogprobs | None] = [None] * len(rows)
@@ -133,6 +145,17 @@ class Sampler:
             if len(out) and (presence[i] or frequency[i]):
                 ids, counts = out.unique(return_counts=True)
                 logits[i, ids] -= float(frequency[i]) * counts + float(presence[i])
+
+    def _apply_grammars(self, logits: Tensor, rows: np.ndarray) -> None:
+        """What a grammar forbids is forbidden last, so that no other rule brings it back."""
+        if not self._grammars:
+            return
+        for i, row in enumerate(rows.tolist()):
+            if row in self._grammars:
+                line = logits[i]
+                line[torch.from_numpy(~self._grammars.allowed(row))] = NEGATIVE
+                if line.amax() == NEGATIVE:  # the other rules forbid all that the grammar allows
+                    line[self._grammars.ends] = 0.0
 
     def _apply_rules(self, logits: Tensor, rows: np.ndarray, state: Rows) -> None:
         """Allowed ids, bias, then bans. Bans that would leave no token at all are not applied."""

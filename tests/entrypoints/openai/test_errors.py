@@ -68,12 +68,19 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None]] = [
     ({"cache_salt": ""}, "cache_salt"),
     ({"cache_salt": "a/b"}, "cache_salt"),
     ({"cache_salt": "a" * 129}, "cache_salt"),
+    ({"response_format": {"type": "xml"}}, "response_format.type"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    ({"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+    ({"structured_outputs": {"nobody": 1}}, "structured_outputs"),
+    ({"structured_outputs": {"regex": 5}}, "structured_outputs"),
+    (
+        {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+        "response_format",
+    ),
     # not implemented
     ({"suffix": "end"}, "suffix"),
     ({"best_of": 2}, "best_of"),
     ({"use_beam_search": True}, "use_beam_search"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"structured_outputs": {"regex": "a"}}, "structured_outputs"),
     ({"guided_json": {"type": "object"}}, "guided_json"),
     ({"logits_processors": ["x"]}, "logits_processors"),
     ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),
@@ -106,7 +113,10 @@ BAD_CHATS: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [FUNCTION], "tool_choice": "auto"}, "tool_choice"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"functions": [{"name": "f"}]}, "functions"),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+    (
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+        "response_format.json_schema.schema",
+    ),
     ({"modalities": ["text", "audio"]}, "modalities"),
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
-from vllm.sampling_params import GREEDY_BELOW, RequestOutputKind, SamplingParams
+from vllm.core.structured import StructuredOutputsParams
+from vllm.sampling_params import GREEDY_BELOW, RequestOutputKind, SamplingParams, structured
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +49,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
     "use_beam_search": (),
     "length_penalty": (1,),
-    "response_format": ({"type": "text"},),
-    "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -94,6 +94,35 @@ class StreamOptions(BaseModel):
     continuous_usage_stats: bool = False
 
 
+class JsonSchema(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "answer"
+    # `schema` is a method of pydantic's models, hence the alias.
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's `response_format`. A schema is always followed strictly."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: JsonSchema | None = None
+
+    def structure(self) -> StructuredOutputsParams:
+        if self.type == "json_object":
+            return StructuredOutputsParams(json_object=True)
+        if self.type == "structural_tag":
+            return StructuredOutputsParams(structural_tag=json.dumps(self.model_extra))
+        if self.json_schema is None or self.json_schema.json_schema is None:
+            raise VLLMValidationError(
+                "a response_format of type json_schema needs json_schema.schema",
+                parameter="response_format.json_schema.schema",
+            )
+        return StructuredOutputsParams(json=self.json_schema.json_schema)
+
+
 class GenerationBody(Body):
     """A request that generates. A field that is None takes the model's default, or vLLM's."""
 
@@ -129,6 +158,8 @@ class GenerationBody(Body):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     user: str | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: dict[str, Any] | None = None
 
     def check(self, config: VllmConfig) -> None:
         """Raises VLLMValidationError for fields that exclude each other, or the server excludes."""
@@ -155,6 +186,19 @@ class GenerationBody(Body):
         """How many outputs each prompt gets."""
         return 1 if self.n is None else self.n
 
+    def structure(self) -> StructuredOutputsParams | None:
+        """What `response_format` and `structured_outputs` ask for. Raises VLLMValidationError."""
+        form = self.response_format
+        asked = None if form is None or form.type == "text" else form
+        if self.structured_outputs is not None:
+            if asked is not None:
+                raise VLLMValidationError(
+                    "response_format and structured_outputs exclude each other",
+                    parameter="response_format",
+                )
+            return structured(self.structured_outputs)
+        return None if asked is None else asked.structure()
+
     def sampling_params(self, defaults: dict[str, Any], **given: Any) -> SamplingParams:
         """The client's values over the model's defaults. Raises VLLMValidationError."""
         chosen = {name: value for name, value in defaults.items() if name != "max_tokens"}
@@ -169,5 +213,8 @@ class GenerationBody(Body):
         ):
             # Several greedy outputs would be equal, so asking for them is asking for sampling.
             chosen["temperature"] = 1.0
+        wish = self.structure()
+        if wish is not None:
+            chosen["structured_outputs"] = wish
         kind = RequestOutputKind.DELTA if self.stream else RequestOutputKind.FINAL_ONLY
         return SamplingParams(output_kind=kind, **chosen, **given)

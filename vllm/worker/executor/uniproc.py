@@ -9,6 +9,7 @@ import torch
 
 from vllm import kernels
 from vllm.config import VllmConfig
+from vllm.config.vocabulary import read_tokenizer
 from vllm.core.plan import StepPlan, StepResult
 from vllm.kv import arena
 from vllm.kv.spec import KVSpec
@@ -52,6 +53,7 @@ class UniprocExecutor:
             max_num_seqs=config.scheduler.max_num_seqs,
             max_model_len=max_model_len,
             vocab_size=config.model.vocab_size,
+            vocabulary=lambda: read_tokenizer(config.model.tokenizer_folder).to_str(),
         )
 
     def execute(self, plan: StepPlan) -> StepResult:
