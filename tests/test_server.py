@@ -87,6 +87,24 @@ def test_answers_follow_a_schema(client: OpenAI) -> None:
     assert told.choices[0].text in ("left", "right")
 
 
+def test_a_forced_call(client: OpenAI) -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["amber-fox", "lucky-owl"]}},
+        "required": ["animal"],
+        "additionalProperties": False,
+    }
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": parameters}}]
+    choice = {"type": "function", "function": {"name": "look_up"}}
+    for asked, reason in ((choice, "stop"), ("required", "tool_calls")):
+        more = {"tools": tools, "tool_choice": asked, "parallel_tool_calls": False}
+        answer = chat(client, QUESTION, max_tokens=500, **more).choices[0]
+        call = answer.message.tool_calls[0]
+        assert call.function.name == "look_up"
+        assert json.loads(call.function.arguments)["animal"] in ("amber-fox", "lucky-owl")
+        assert answer.finish_reason == reason
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_bad_schema_is_a_400(client: OpenAI, stream: bool) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}

@@ -9,6 +9,8 @@ from typing import Any
 
 from vllm.config.flags import flag
 
+TOOL_PARSERS = ("hermes", "llama3_json", "mistral")
+REASONING_PARSERS = ("deepseek_r1", "deepseek_v3", "qwen3", "think")
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
@@ -47,6 +49,18 @@ class ServerArgs:
         None, "Frontend", "Headers that those origins may send; default all.", many=True
     )
     allow_credentials: bool = flag(False, "Frontend", "Let those origins send credentials.")
+    enable_auto_tool_choice: bool = flag(
+        False, "Frontend", "Let the model decide to call tools; needs tool_call_parser."
+    )
+    tool_call_parser: str | None = flag(
+        None, "Frontend", "How the model writes tool calls.", choices=TOOL_PARSERS
+    )
+    reasoning_parser: str | None = flag(
+        None,
+        "Frontend",
+        "How the model marks its thoughts, which answers then tell apart as reasoning.",
+        choices=REASONING_PARSERS,
+    )
     enable_request_id_headers: bool = flag(
         False, "Frontend", "Give each response an X-Request-Id header."
     )
@@ -80,6 +94,8 @@ class ServerArgs:
             raise ValueError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
         if self.max_log_len is not None and self.max_log_len < 0:
             raise ValueError(f"max_log_len must be at least 0, not {self.max_log_len}")
+        if self.enable_auto_tool_choice and not self.tool_call_parser:
+            raise ValueError("enable_auto_tool_choice needs tool_call_parser")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("ssl_keyfile needs ssl_certfile")
         for key in self.api_key or []:

@@ -50,6 +50,7 @@ class FakeEngine:
         self.delay = 0.0  # seconds a token
         self.ends_after: int | None = None  # tokens, then the end of the sequence
         self.end_reason = "stop"
+        self.says: list[str] | None = None  # each token's text, then the end of the sequence
         self.fails: Exception | None = None  # at once
         self.fails_after: int | None = None  # tokens, then `fails`
         self.errored = False
@@ -83,6 +84,8 @@ class FakeEngine:
         cache_salt: str | None = None,
     ) -> AsyncIterator[RequestOutput]:
         ids, params = prompt["prompt_token_ids"], sampling_params
+        if self.says is not None:
+            self.ends_after = len(self.says)
         params.verify_for(self.config.model.vocab_size, self.config.model.max_logprobs)
         if bad := [i for i in ids if i >= self.config.model.vocab_size]:
             raise VLLMValidationError(f"{bad[0]} is out of vocabulary", parameter="prompt")
@@ -117,7 +120,7 @@ class FakeEngine:
             outputs.append(
                 CompletionOutput(
                     index=index,
-                    text="".join(map(self._text, made)),
+                    text=self._texts(made, first),
                     token_ids=made,
                     logprobs=None
                     if params.logprobs is None
@@ -137,6 +140,11 @@ class FakeEngine:
             finished=finished,
             num_cached_tokens=CACHED if len(ids) > CACHED else 0,
         )
+
+    def _texts(self, made: list[int], first: int) -> str:
+        if self.says is not None:
+            return "".join(self.says[first : first + len(made)])
+        return "".join(map(self._text, made))
 
     def _text(self, token: int) -> str:
         return "" if self.tokenizer is None else self.tokenizer.text_of(token)

@@ -159,7 +159,8 @@ async def test_all_roles_are_taken(client: httpx.AsyncClient, engine: FakeEngine
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "The code", "tool_call_id": "1"},
     ]
-    await chat(client, messages=messages, tools=[{"type": "function"}], tool_choice="none")
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    await chat(client, messages=messages, tools=tools, tool_choice="none")
     assert prompt_of(engine) == (
         "<|bos|><|developer|>Be brief.<|end|><|user|>Hello<|end|>"
         "<|assistant|><|end|><|tool|>The code<|end|><|assistant|>"

@@ -20,8 +20,10 @@ from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.messages import Message, Scalar, render
 from vllm.entrypoints.openai.protocol import GenerationBody
+from vllm.entrypoints.openai.speech import Said, Speech, ToolCallDelta, merged
 from vllm.entrypoints.openai.sse import EventStream, event
 from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, server_of
+from vllm.entrypoints.openai.tools.choice import ToolChoice
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
@@ -53,15 +55,11 @@ class ChatBody(GenerationBody):
     chat_template_kwargs: dict[str, Scalar] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool = True
 
     def check(self, config: VllmConfig) -> None:
         super().check(config)
-        choice = self.tool_choice or ("auto" if self.tools else "none")
-        if choice != "none":
-            raise VLLMValidationError(
-                "tool calls are not supported: tool_choice must be none",
-                parameter="tool_choice" if self.tool_choice else "tools",
-            )
         if self.top_logprobs and not self.logprobs:
             raise VLLMValidationError("top_logprobs needs logprobs", parameter="top_logprobs")
         if self.continue_final_message and self.add_generation_prompt:
@@ -73,7 +71,10 @@ class ChatBody(GenerationBody):
 
 class AnswerMessage(msgspec.Struct):
     role: str
-    content: str
+    content: str | None
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET  # the same, by its older name
+    tool_calls: list[dict[str, Any]] | UnsetType = UNSET
 
 
 class Choice(msgspec.Struct):
@@ -99,6 +100,9 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
 class Delta(msgspec.Struct, omit_defaults=True):
     role: str | None = None
     content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChunkChoice(msgspec.Struct):
@@ -126,16 +130,35 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     model = server.check_model(body.model)
     body.check(server.engine.config)
     id = f"chatcmpl-{request_id(request, body.request_id)}"
-    job = await _job(server, body, id)
+    tools = _tool_choice(server, body)
+    job = await _job(server, body, tools, id)
     if body.stream:
         chunk = Chunk(id=id, created=int(time.time()), model=model, choices=[])
-        return EventStream(_events(server, body, job, chunk), server.running)
+        return EventStream(_events(server, body, tools, job, chunk), server.running)
     [result] = await server.attend(request, gather([server.outputs(job)]))
-    answer = _answer(server, body, job, result, id, model)
+    answer = _answer(server, body, tools, job, result, id, model)
     return Response(msgspec.json.encode(answer), media_type="application/json")
 
 
-async def _job(server: Server, body: ChatBody, id: str) -> Job:
+def _tool_choice(server: Server, body: ChatBody) -> ToolChoice:
+    args = server.args
+    tools = ToolChoice(
+        body.tools,
+        body.tool_choice,
+        auto_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
+        parallel=body.parallel_tool_calls is not False,
+    )
+    if body.structure() is not None:
+        if tools.kind != "none":
+            raise VLLMValidationError(
+                "structured outputs and tool calls exclude each other; use tool_choice none",
+                parameter="tool_choice" if body.tool_choice else "tools",
+            )
+        tools.structure = body.structure()
+    return tools
+
+
+async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Job:
     text = render(
         server,
         body.messages,
@@ -158,6 +181,10 @@ async def _job(server: Server, body: ChatBody, id: str) -> Job:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )
+    if tools.structure is not None:
+        params.structured_outputs = tools.structure
+    if tools.shows_special and body.skip_special_tokens is None:
+        params.skip_special_tokens = False
     return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt)
 
 
@@ -179,19 +206,44 @@ def _logprob_writer(server: Server, body: ChatBody) -> LogprobWriter:
     )
 
 
+def _speech(server: Server, tools: ToolChoice, job: Job) -> Speech:
+    return Speech(tools, server.args.reasoning_parser, job.text or "")
+
+
+def _choice(
+    body: ChatBody, voice: _Voice, writer: LogprobWriter, speech: Speech, output: CompletionOutput
+) -> Choice:
+    parts = [speech.feed(output.text), speech.end()]
+    reasoning = "".join(said.reasoning for said in parts) if body.include_reasoning else ""
+    content = voice.echo + "".join(said.content for said in parts)
+    message = AnswerMessage(voice.role, content)
+    if reasoning:
+        message.reasoning = message.reasoning_content = reasoning
+    if speech.called:
+        message.tool_calls = merged([call for said in parts for call in said.calls])
+        message.content = content or None
+    return Choice(
+        index=output.index,
+        message=message,
+        logprobs=_logprobs(writer, body, output),
+        finish_reason=speech.finish_reason(output.finish_reason),
+        stop_reason=output.stop_reason,
+        token_ids=output.token_ids if body.return_token_ids else UNSET,
+    )
+
+
 def _answer(
-    server: Server, body: ChatBody, job: Job, result: RequestOutput, id: str, model: str
+    server: Server,
+    body: ChatBody,
+    tools: ToolChoice,
+    job: Job,
+    result: RequestOutput,
+    id: str,
+    model: str,
 ) -> ChatCompletion:
     voice, writer = _Voice(server, body), _logprob_writer(server, body)
     choices = [
-        Choice(
-            index=output.index,
-            message=AnswerMessage(voice.role, voice.echo + output.text),
-            logprobs=_logprobs(writer, body, output),
-            finish_reason=output.finish_reason,
-            stop_reason=output.stop_reason,
-            token_ids=output.token_ids if body.return_token_ids else UNSET,
-        )
+        _choice(body, voice, writer, _speech(server, tools, job), output)
         for output in sorted(result.outputs, key=lambda o: o.index)
     ]
     answer = ChatCompletion(
@@ -220,13 +272,23 @@ def _logprobs(
     return writer.chat(output.token_ids, output.logprobs, body.top_logprobs or 0)
 
 
+def _delta(body: ChatBody, said: Said) -> Delta:
+    delta = Delta(content=said.content or None, tool_calls=said.calls or None)
+    if said.reasoning and body.include_reasoning:
+        delta.reasoning = delta.reasoning_content = said.reasoning
+    if not (said.reasoning or said.calls):
+        delta.content = said.content
+    return delta
+
+
 async def _events(
-    server: Server, body: ChatBody, job: Job, chunk: Chunk
+    server: Server, body: ChatBody, tools: ToolChoice, job: Job, chunk: Chunk
 ) -> AsyncGenerator[bytes, None]:
     """Per choice: the role, the pieces of content, and with the last piece why it ended."""
     wish = UsageWish(body, server.args.enable_force_include_usage)
     writer = _logprob_writer(server, body)
     prompt, cached, generated = len(job.prompt_token_ids), 0, [0] * body.count
+    speeches = [_speech(server, tools, job) for _ in range(body.count)]
     begun = False
     async with aclosing(server.outputs(job)) as results:
         async for result in results:
@@ -241,9 +303,13 @@ async def _events(
             for output in result.outputs:
                 if not output.token_ids and not output.text and output.finish_reason is None:
                     continue
-                choice = ChunkChoice(output.index, Delta(content=output.text))
+                speech = speeches[output.index]
+                said = speech.feed(output.text)
+                if output.finish_reason is not None:
+                    said = said.joined(speech.end())
+                choice = ChunkChoice(output.index, _delta(body, said))
                 choice.logprobs = _logprobs(writer, body, output)
-                choice.finish_reason = output.finish_reason
+                choice.finish_reason = speech.finish_reason(output.finish_reason)
                 if output.finish_reason is not None:
                     choice.stop_reason = output.stop_reason
                 if body.return_token_ids:
