@@ -6,14 +6,23 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from vllm.engine.client import EngineClient
-from vllm.entrypoints.openai import chat, completions, errors, health, models, tokenize
+from vllm.entrypoints.openai import (
+    anthropic,
+    chat,
+    completions,
+    errors,
+    health,
+    models,
+    responses,
+    tokenize,
+)
 from vllm.entrypoints.openai.guard import Keys, Limits, RequestIds
 from vllm.entrypoints.openai.state import Server
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 from vllm.version import __version__
 
-FAMILIES = (health, models, completions, chat, tokenize)
+FAMILIES = (health, models, completions, chat, responses, anthropic, tokenize)
 
 
 def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = None) -> FastAPI:

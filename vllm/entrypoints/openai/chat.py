@@ -5,68 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
-from pydantic import Field
 from starlette.responses import Response
 
-from vllm.config import VllmConfig
-from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
-from vllm.entrypoints.openai.messages import Message, Scalar, render
-from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.speech import Said, Speech, ToolCallDelta, merged
 from vllm.entrypoints.openai.sse import EventStream, event
-from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, server_of
-from vllm.entrypoints.openai.tools.choice import ToolChoice
+from vllm.entrypoints.openai.state import Job, Server, request_id, server_of
+from vllm.entrypoints.openai.turn import ChatBody, Turn
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
 router = APIRouter(route_class=JsonRoute)
-
-
-class ChatBody(GenerationBody):
-    refused = GenerationBody.refused | {
-        "functions": (),
-        "function_call": ("none",),
-        "chat_template": (),
-        "documents": (),
-        "modalities": (["text"],),
-        "audio": (),
-        "web_search_options": (),
-        "mm_processor_kwargs": (),
-        "media_io_kwargs": (),
-    }
-
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = False
-    top_logprobs: Annotated[int, Field(ge=-1)] | None = None
-    echo: bool = False
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    add_special_tokens: bool = False  # templates write them
-    chat_template_kwargs: dict[str, Scalar] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    include_reasoning: bool = True
-
-    def check(self, config: VllmConfig) -> None:
-        super().check(config)
-        if self.top_logprobs and not self.logprobs:
-            raise VLLMValidationError("top_logprobs needs logprobs", parameter="top_logprobs")
-        if self.continue_final_message and self.add_generation_prompt:
-            raise VLLMValidationError(
-                "continue_final_message needs add_generation_prompt false",
-                parameter="continue_final_message",
-            )
 
 
 class AnswerMessage(msgspec.Struct):
@@ -128,64 +84,14 @@ class Chunk(msgspec.Struct, kw_only=True):
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     server = server_of(request)
     model = server.check_model(body.model)
-    body.check(server.engine.config)
     id = f"chatcmpl-{request_id(request, body.request_id)}"
-    tools = _tool_choice(server, body)
-    job = await _job(server, body, tools, id)
+    turn = await Turn.begin(server, body, id)
     if body.stream:
         chunk = Chunk(id=id, created=int(time.time()), model=model, choices=[])
-        return EventStream(_events(server, body, tools, job, chunk), server.running)
-    [result] = await server.attend(request, gather([server.outputs(job)]))
-    answer = _answer(server, body, tools, job, result, id, model)
+        return EventStream(_events(turn, chunk), server.running)
+    [result] = await server.attend(request, gather([server.outputs(turn.job)]))
+    answer = _answer(turn, result, id, model)
     return Response(msgspec.json.encode(answer), media_type="application/json")
-
-
-def _tool_choice(server: Server, body: ChatBody) -> ToolChoice:
-    args = server.args
-    tools = ToolChoice(
-        body.tools,
-        body.tool_choice,
-        auto_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
-        parallel=body.parallel_tool_calls is not False,
-    )
-    if body.structure() is not None:
-        if tools.kind != "none":
-            raise VLLMValidationError(
-                "structured outputs and tool calls exclude each other; use tool_choice none",
-                parameter="tool_choice" if body.tool_choice else "tools",
-            )
-        tools.structure = body.structure()
-    return tools
-
-
-async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Job:
-    text = render(
-        server,
-        body.messages,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        tools=body.tools,
-        kwargs=body.chat_template_kwargs,
-    )
-    ids = await server.encode(text, add_special_tokens=body.add_special_tokens)
-    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
-    asked = getattr(body, field)
-    ids = server.truncated(ids, body.truncate_prompt_tokens, body.truncation_side, asked or 1)
-    generation = server.engine.config.model.generation
-    max_tokens = server.room(
-        len(ids), asked, generation.get("max_tokens"), prompt="messages", field=field
-    )
-    params = body.sampling_params(
-        generation,
-        max_tokens=max_tokens,
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        prompt_logprobs=body.prompt_logprobs,
-    )
-    if tools.structure is not None:
-        params.structured_outputs = tools.structure
-    if tools.shows_special and body.skip_special_tokens is None:
-        params.skip_special_tokens = False
-    return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt)
 
 
 class _Voice:
@@ -204,10 +110,6 @@ def _logprob_writer(server: Server, body: ChatBody) -> LogprobWriter:
         server.engine.tokenizer,
         server.args.return_tokens_as_token_ids if as_ids is None else as_ids,
     )
-
-
-def _speech(server: Server, tools: ToolChoice, job: Job) -> Speech:
-    return Speech(tools, server.args.reasoning_parser, job.text or "")
 
 
 def _choice(
@@ -232,18 +134,11 @@ def _choice(
     )
 
 
-def _answer(
-    server: Server,
-    body: ChatBody,
-    tools: ToolChoice,
-    job: Job,
-    result: RequestOutput,
-    id: str,
-    model: str,
-) -> ChatCompletion:
+def _answer(turn: Turn, result: RequestOutput, id: str, model: str) -> ChatCompletion:
+    server, body, job = turn.server, turn.body, turn.job
     voice, writer = _Voice(server, body), _logprob_writer(server, body)
     choices = [
-        _choice(body, voice, writer, _speech(server, tools, job), output)
+        _choice(body, voice, writer, turn.speech(), output)
         for output in sorted(result.outputs, key=lambda o: o.index)
     ]
     answer = ChatCompletion(
@@ -281,14 +176,13 @@ def _delta(body: ChatBody, said: Said) -> Delta:
     return delta
 
 
-async def _events(
-    server: Server, body: ChatBody, tools: ToolChoice, job: Job, chunk: Chunk
-) -> AsyncGenerator[bytes, None]:
+async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
     """Per choice: the role, the pieces of content, and with the last piece why it ended."""
+    server, body, job = turn.server, turn.body, turn.job
     wish = UsageWish(body, server.args.enable_force_include_usage)
     writer = _logprob_writer(server, body)
     prompt, cached, generated = len(job.prompt_token_ids), 0, [0] * body.count
-    speeches = [_speech(server, tools, job) for _ in range(body.count)]
+    speeches = [turn.speech() for _ in range(body.count)]
     begun = False
     async with aclosing(server.outputs(job)) as results:
         async for result in results:

@@ -80,7 +80,10 @@ class Keys:
         await refusal(scope, receive, send)
 
     def _knows(self, scope: Scope) -> bool:
-        scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+        headers = Headers(scope=scope)
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if not scheme:  # Anthropic's clients
+            scheme, token = "bearer", headers.get("x-api-key", "")
         shown = _digest(token.strip())
         matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
         return any(matches) and scheme.lower() == "bearer"

@@ -72,7 +72,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class EventStream(StreamingResponse):
-    """A stream of events, closed by `[DONE]`.
+    """A stream of events, closed by `[DONE]` or what else is given.
 
     The response begins with its first event, so a request that is refused before has a status of
     its own. An error after that is an event, since the status is sent.
@@ -80,9 +80,16 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], running: Running) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], running: Running, *, done: bytes = DONE
+    ) -> None:
         super().__init__(events, headers={"cache-control": "no-cache"})
-        self._events, self._running = events, running
+        self._events, self._running, self._done = events, running, done
+
+    @staticmethod
+    def failure(error: BaseException) -> bytes:
+        """The event that tells of an error."""
+        return event(describe(error)[1])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with suppress(ClientGone):
@@ -96,11 +103,11 @@ class EventStream(StreamingResponse):
                 await send({"type": "http.response.body", "body": first, "more_body": True})
                 async for chunk in events:
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                end = DONE
+                end = self._done
             except asyncio.CancelledError:
                 if self._running.closed is None:
                     raise
-                end = event(describe(self._running.closed)[1]) + DONE
+                end = self.failure(self._running.closed) + self._done
             except Exception as error:
-                end = event(describe(error)[1]) + DONE
+                end = self.failure(error) + self._done
             await send({"type": "http.response.body", "body": end, "more_body": False})

@@ -1,0 +1,342 @@
+"""POST /v1/messages and /v1/messages/count_tokens: chats in Anthropic's shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.blocks import Block, Blocks, Change
+from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.errors import ClientGone, describe
+from vllm.entrypoints.openai.fanout import gather
+from vllm.entrypoints.openai.sse import EventStream
+from vllm.entrypoints.openai.state import request_id, server_of
+from vllm.entrypoints.openai.turn import ChatBody, Turn
+from vllm.outputs import CompletionOutput
+
+_KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
+_KINDS |= {413: "request_too_large", 503: "overloaded_error"}
+
+
+def _envelope(error: BaseException) -> tuple[int, dict[str, Any]]:
+    status, said = describe(error)
+    kind = _KINDS.get(status, "api_error")
+    return status, {"type": "error", "error": {"type": kind, "message": said["error"]["message"]}}
+
+
+def _refusal(error: BaseException) -> Response:
+    status, body = _envelope(error)
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+class _Route(JsonRoute):
+    """Errors in Anthropic's envelope."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ClientGone:
+                raise
+            except Exception as error:
+                return _refusal(error)
+
+        return answer
+
+
+router = APIRouter(route_class=_Route)
+
+
+class ContentBlock(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    text: str | None = None
+    # tool_use
+    id: str | None = None
+    name: str | None = None
+    input: dict[str, Any] | None = None
+    # tool_result
+    tool_use_id: str | None = None
+    content: str | list[ContentBlock] | None = None
+
+
+class AnthropicMessage(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str | list[ContentBlock]
+
+
+class Tool(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+
+
+class Choice(BaseModel):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class CountBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1)]
+    system: str | list[ContentBlock] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Choice | None = None
+
+    def chat(self, **more: Any) -> ChatBody:
+        """The same conversation as a chat completion. Raises VLLMValidationError."""
+        fields: dict[str, Any] = {"messages": self._messages()} | more
+        if self.tools:
+            fields["tools"] = [_function(tool) for tool in self.tools]
+            choice = self.tool_choice
+            if choice is not None:
+                fields["parallel_tool_calls"] = not choice.disable_parallel_tool_use
+                fields["tool_choice"] = {"any": "required"}.get(choice.type, choice.type)
+                if choice.type == "tool":
+                    named = {"type": "function", "function": {"name": choice.name}}
+                    fields["tool_choice"] = named
+        try:
+            return ChatBody(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise VLLMValidationError(f"{where}: {first['msg']}", parameter=where) from error
+
+    def _messages(self) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        if self.system:
+            messages.append({"role": "system", "content": _texts(self.system, "system")})
+        for i, message in enumerate(self.messages):
+            messages += _plain(message, f"messages.{i}")
+        return messages
+
+
+class MessagesBody(CountBody):
+    max_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop_sequences: list[str] | None = None
+    stream: bool = False
+
+    def whole_chat(self) -> ChatBody:
+        given = self.model_dump(
+            include={"max_tokens", "temperature", "top_p", "top_k", "stream"}, exclude_none=True
+        )
+        return self.chat(stop=self.stop_sequences, **given)
+
+
+def _function(tool: Tool) -> dict[str, Any]:
+    function = {"name": tool.name, "parameters": tool.input_schema}
+    if tool.description is not None:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
+
+
+def _texts(content: str | list[ContentBlock], at: str) -> str | list[dict[str, Any]]:
+    """Text parts as chats have them, with whatever else they carry."""
+    if isinstance(content, str):
+        return content
+    for i, block in enumerate(content):
+        if block.type != "text" or block.text is None:
+            raise VLLMValidationError(
+                f"content of type {block.type[:64]!r} is not supported here, only text",
+                parameter=f"{at}.{i}.type",
+            )
+    return [block.model_dump(exclude_none=True) for block in content]
+
+
+def _plain(message: AnthropicMessage, at: str) -> list[dict[str, Any]]:
+    """One message as chats have it: results of tools are messages of their own."""
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    said: list[ContentBlock] = []
+    calls, results = [], []
+    for i, block in enumerate(message.content):
+        where = f"{at}.content.{i}"
+        if block.type == "tool_use":
+            function = {"name": block.name or "", "arguments": json.dumps(block.input or {})}
+            calls.append({"id": block.id or "", "type": "function", "function": function})
+        elif block.type == "tool_result":
+            text = _texts(block.content or "", f"{where}.content")
+            results.append({"role": "tool", "tool_call_id": block.tool_use_id, "content": text})
+        elif block.type == "text" and block.text is not None:
+            said.append(block)
+        elif block.type not in ("thinking", "redacted_thinking"):  # what was thought is over
+            raise VLLMValidationError(
+                f"content of type {block.type[:64]!r} is not supported", parameter=f"{where}.type"
+            )
+    messages = results
+    if said or calls or not results:
+        content = _texts(said, f"{at}.content") if said else ""
+        messages = [*results, {"role": message.role, "content": content}]
+        if calls:
+            messages[-1]["tool_calls"] = calls
+    return messages
+
+
+@router.post("/v1/messages/count_tokens")
+async def count_tokens(body: CountBody, request: Request) -> dict[str, int]:
+    server = server_of(request)
+    server.check_model(body.model)
+    turn = await Turn.begin(server, body.chat(max_tokens=1, tool_choice="none"), "count")
+    return {"input_tokens": len(turn.job.prompt_token_ids)}
+
+
+@router.post("/v1/messages")
+async def create_message(body: MessagesBody, request: Request) -> Response:
+    server = server_of(request)
+    model = server.check_model(body.model)
+    id = f"msg_{request_id(request, None)}"
+    turn = await Turn.begin(server, body.whole_chat(), id)
+    if body.stream:
+        return _Stream(_events(turn, id, model), server.running, done=b"")
+    [result] = await server.attend(request, gather([server.outputs(turn.job)]))
+    [output] = result.outputs
+    speech, blocks = turn.speech(), Blocks()
+    blocks.feed(speech.feed(output.text))
+    blocks.feed(speech.end())
+    message = _opening(id, model, [_whole(block) for block in blocks.all])
+    reason = speech.finish_reason(output.finish_reason)
+    message |= _ending(output, reason, called=speech.called)
+    message["usage"] = _usage(
+        len(turn.job.prompt_token_ids), len(output.token_ids), result.num_cached_tokens or 0
+    )
+    return Response(msgspec.json.encode(message), media_type="application/json")
+
+
+class _Stream(EventStream):
+    @staticmethod
+    def failure(error: BaseException) -> bytes:
+        return _event("error", _envelope(error)[1])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except Exception as error:  # before the stream began
+            await _refusal(error)(scope, receive, send)
+
+
+def _event(kind: str, value: dict[str, Any]) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(value))
+
+
+def _opening(id: str, model: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "id": id,
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": content,
+        "stop_reason": None,
+        "stop_sequence": None,
+    }
+
+
+def _ending(output: CompletionOutput, reason: str | None, *, called: bool) -> dict[str, Any]:
+    if called and reason != "length":
+        return {"stop_reason": "tool_use", "stop_sequence": None}
+    if isinstance(output.stop_reason, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": output.stop_reason}
+    return {
+        "stop_reason": "max_tokens" if reason == "length" else "end_turn",
+        "stop_sequence": None,
+    }
+
+
+def _usage(prompt: int, generated: int, cached: int) -> dict[str, int]:
+    """Anthropic counts tokens that were read from the cache apart."""
+    return {
+        "input_tokens": prompt - cached,
+        "output_tokens": generated,
+        "cache_read_input_tokens": cached,
+        "cache_creation_input_tokens": 0,
+    }
+
+
+def _empty(block: Block) -> dict[str, Any]:
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": "", "signature": ""}
+    if block.kind == "call":
+        return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": {}}
+    return {"type": "text", "text": ""}
+
+
+def _whole(block: Block) -> dict[str, Any]:
+    if block.kind == "reasoning":
+        return {"type": "thinking", "thinking": block.text, "signature": ""}
+    if block.kind == "text":
+        return {"type": "text", "text": block.text}
+    try:
+        given = json.loads(block.text)
+    except (ValueError, RecursionError):
+        given = None  # cut off by max_tokens
+    return _empty(block) | {"input": given if isinstance(given, dict) else {}}
+
+
+def _told(change: Change) -> bytes:
+    what, block, text = change
+    if what == "begin":
+        return _event(
+            "content_block_start",
+            {"type": "content_block_start", "index": block.index, "content_block": _empty(block)},
+        )
+    if what == "end":
+        return _event("content_block_stop", {"type": "content_block_stop", "index": block.index})
+    kind, field = {
+        "reasoning": ("thinking_delta", "thinking"),
+        "text": ("text_delta", "text"),
+        "call": ("input_json_delta", "partial_json"),
+    }[block.kind]
+    delta = {"type": kind, field: text}
+    return _event(
+        "content_block_delta",
+        {"type": "content_block_delta", "index": block.index, "delta": delta},
+    )
+
+
+async def _events(turn: Turn, id: str, model: str) -> AsyncGenerator[bytes, None]:
+    speech, blocks = turn.speech(), Blocks()
+    prompt, cached, generated, begun = len(turn.job.prompt_token_ids), 0, 0, False
+    async with aclosing(turn.server.outputs(turn.job)) as results:
+        async for result in results:
+            cached = max(cached, result.num_cached_tokens or 0)
+            [output] = result.outputs
+            generated += len(output.token_ids)
+            if not begun:
+                begun = True
+                message = _opening(id, model, []) | {"usage": _usage(prompt, 0, cached)}
+                yield _event("message_start", {"type": "message_start", "message": message})
+            for change in blocks.feed(speech.feed(output.text)):
+                yield _told(change)
+            if output.finish_reason is None:
+                continue
+            for change in blocks.feed(speech.end()) + blocks.end():
+                yield _told(change)
+            reason = speech.finish_reason(output.finish_reason)
+            yield _event(
+                "message_delta",
+                {
+                    "type": "message_delta",
+                    "delta": _ending(output, reason, called=speech.called),
+                    "usage": _usage(prompt, generated, cached),
+                },
+            )
+    yield _event("message_stop", {"type": "message_stop"})

@@ -1,0 +1,453 @@
+"""POST /v1/responses, GET and POST cancel of one: chats in the shape of OpenAI's responses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.responses import Response
+
+from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.blocks import Block, Blocks, Change
+from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.errors import ApiError, describe
+from vllm.entrypoints.openai.sse import EventStream
+from vllm.entrypoints.openai.state import request_id, server_of
+from vllm.entrypoints.openai.turn import ChatBody, Turn
+
+router = APIRouter(route_class=JsonRoute)
+
+MAX_STORED = 1024
+MAX_STORED_BYTES = 64 << 20
+MAX_BACKGROUND = 256
+
+# What is not implemented, with the values that ask for nothing.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "conversation": (),
+    "prompt": (),
+    "max_tool_calls": (),
+    "truncation": ("disabled",),
+}
+
+
+class Reasoning(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+
+
+class TextOptions(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    format: TextFormat | None = None
+
+
+class ResponsesBody(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    model: str | None = None
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stream: bool | None = False
+    store: bool | None = True
+    background: bool | None = False
+    previous_response_id: str | None = None
+    metadata: dict[str, str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = True
+    text: TextOptions | None = None
+    reasoning: Reasoning | None = None
+    user: str | None = None
+
+    def chat(self, history: list[dict[str, Any]]) -> ChatBody:
+        """The turn as a chat completion. Raises VLLMValidationError."""
+        for name, neutral in _REFUSED.items():
+            value = (self.model_extra or {}).get(name)
+            if value and value not in neutral:
+                raise VLLMValidationError(f"{name} is not supported", parameter=name)
+        if self.background and not self.store:
+            raise VLLMValidationError("background needs store", parameter="background")
+        if self.background and self.stream:
+            raise VLLMValidationError(
+                "background responses cannot be streamed", parameter="background"
+            )
+        opening = []
+        if self.instructions:
+            opening = [{"role": "system", "content": self.instructions}]
+        fields: dict[str, Any] = {
+            "messages": opening + history,
+            "max_completion_tokens": self.max_output_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "stream": True,
+        }
+        if self.tools:
+            fields["tools"] = [_tool(tool, i) for i, tool in enumerate(self.tools)]
+            fields["parallel_tool_calls"] = self.parallel_tool_calls
+            choice = self.tool_choice
+            if isinstance(choice, dict):
+                choice = {"type": "function", "function": {"name": choice.get("name")}}
+            fields["tool_choice"] = choice
+        form = self.text.format if self.text is not None else None
+        if form is not None and form.type == "json_schema":
+            fields["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"schema": form.json_schema},
+            }
+        elif form is not None:
+            fields["response_format"] = {"type": form.type}
+        try:
+            return ChatBody(**fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]).replace("messages", "input")
+            raise VLLMValidationError(f"{where}: {first['msg']}", parameter=where) from error
+
+
+def _tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
+    if tool.get("type") != "function":
+        raise VLLMValidationError(
+            f"tools of type {str(tool.get('type'))[:64]!r} are not supported, only functions",
+            parameter=f"tools.{i}.type",
+        )
+    named = {k: tool[k] for k in ("name", "description", "parameters") if tool.get(k) is not None}
+    return {"type": "function", "function": named}
+
+
+def read_input(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The input's items as chat messages. Raises VLLMValidationError."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    messages: list[dict[str, Any]] = []
+    for i, item in enumerate(given):
+        kind = item.get("type", "message")
+        if kind == "message":
+            content = item.get("content")
+            if isinstance(content, list):
+                content = [_part(part, f"input.{i}.content.{j}") for j, part in enumerate(content)]
+            messages.append({"role": item.get("role"), "content": content})
+        elif kind == "function_call":
+            function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
+            last = messages[-1] if messages else {}
+            if last.get("role") == "assistant":
+                last.setdefault("tool_calls", []).append(call)
+            else:
+                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        elif kind == "function_call_output":
+            output = item.get("output")
+            text = output if isinstance(output, str) else json.dumps(output)
+            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
+        elif kind != "reasoning":  # what was thought is over
+            raise VLLMValidationError(
+                f"input of type {str(kind)[:64]!r} is not supported", parameter=f"input.{i}.type"
+            )
+    return messages
+
+
+def _part(part: Any, at: str) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind not in ("input_text", "output_text", "text") or not isinstance(part.get("text"), str):
+        raise VLLMValidationError(
+            f"content of type {str(kind)[:64]!r} is not supported, only text",
+            parameter=f"{at}.type",
+        )
+    return {"type": "text", "text": part["text"]}
+
+
+@dataclass(slots=True)
+class Stored:
+    """A response and the conversation that it ended."""
+
+    response: dict[str, Any]
+    messages: list[dict[str, Any]]
+    size: int = 0
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Store:
+    """The newest responses, within a count and a size; what is running stays."""
+
+    kept: OrderedDict[str, Stored] = field(default_factory=OrderedDict)
+    size: int = 0
+
+    def put(self, stored: Stored) -> None:
+        id = stored.response["id"]
+        self.size -= self.kept.pop(id).size if id in self.kept else 0
+        stored.size = len(msgspec.json.encode([stored.response, stored.messages]))
+        self.kept[id] = stored
+        self.size += stored.size
+        for old in list(self.kept):
+            if len(self.kept) <= MAX_STORED and self.size <= MAX_STORED_BYTES:
+                break
+            if self.kept[old].task is None:
+                self.size -= self.kept.pop(old).size
+
+    def get(self, id: str, field: str = "response_id") -> Stored:
+        """Raises the 404 for one that is not kept."""
+        if id not in self.kept:
+            raise ApiError(404, f"There is no response {id[:100]!r}.", param=field)
+        return self.kept[id]
+
+    @property
+    def running(self) -> int:
+        return sum(stored.task is not None for stored in self.kept.values())
+
+
+def _store_of(request: Request) -> Store:
+    state = request.app.state
+    if not hasattr(state, "responses"):
+        state.responses = Store()
+    store: Store = state.responses
+    return store
+
+
+@router.post("/v1/responses")
+async def create_response(body: ResponsesBody, request: Request) -> Response:
+    server = server_of(request)
+    model = server.check_model(body.model)
+    store = _store_of(request)
+    history: list[dict[str, Any]] = []
+    if body.previous_response_id is not None:
+        before = store.get(body.previous_response_id, "previous_response_id")
+        if before.task is not None:
+            raise VLLMValidationError(
+                "the previous response is not finished", parameter="previous_response_id"
+            )
+        history = before.messages
+    history = history + read_input(body.input)
+    id = f"resp_{request_id(request, None)}"
+    turn = await Turn.begin(server, body.chat(history), id)
+    answer = _Answer(turn, _shell(body, id, model), history)
+    if body.background:
+        return _json(_in_background(store, answer))
+    if body.stream:
+        return EventStream(_streamed(answer, store, body.store), server.running, done=b"")
+    await server.attend(request, answer.run())
+    if body.store:
+        store.put(answer.stored())
+    return _json(answer.response)
+
+
+@router.get("/v1/responses/{response_id}")
+async def get_response(response_id: str, request: Request) -> Response:
+    return _json(_store_of(request).get(response_id).response)
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancel_response(response_id: str, request: Request) -> Response:
+    stored = _store_of(request).get(response_id)
+    if not stored.response["background"]:
+        raise VLLMValidationError(
+            "only background responses can be cancelled", parameter="response_id"
+        )
+    if stored.task is not None:
+        stored.task.cancel()
+        await asyncio.wait({stored.task})
+    return _json(stored.response)
+
+
+def _json(value: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def _shell(body: ResponsesBody, id: str, model: str) -> dict[str, Any]:
+    """The response before anything is in it."""
+    return {
+        "id": id,
+        "object": "response",
+        "created_at": int(time.time()),
+        "status": "in_progress",
+        "background": bool(body.background),
+        "error": None,
+        "incomplete_details": None,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "temperature": body.temperature,
+        "text": {"format": {"type": "text"}}
+        if body.text is None
+        else body.text.model_dump(by_alias=True, exclude_none=True),
+        "tool_choice": body.tool_choice or "auto",
+        "tools": body.tools or [],
+        "top_p": body.top_p,
+        "truncation": "disabled",
+        "usage": None,
+    }
+
+
+class _Answer:
+    """Generates one response; its events are made on the way."""
+
+    def __init__(
+        self, turn: Turn, response: dict[str, Any], messages: list[dict[str, Any]]
+    ) -> None:
+        self.response = response
+        self._turn, self._messages = turn, messages
+        self._blocks = Blocks()
+
+    def stored(self) -> Stored:
+        said = {"role": "assistant", "content": ""}
+        calls = []
+        for block in self._blocks.all:
+            if block.kind == "text":
+                said["content"] += block.text
+            elif block.kind == "call":
+                function = {"name": block.name, "arguments": block.text}
+                calls.append({"id": block.call_id, "type": "function", "function": function})
+        more: dict[str, Any] = said | ({"tool_calls": calls} if calls else {})
+        return Stored(self.response, [*self._messages, more])
+
+    async def run(self) -> None:
+        async with aclosing(self.events()) as events:
+            async for _ in events:
+                pass
+
+    async def events(self) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Each event's type and fields."""
+        turn, speech = self._turn, self._turn.speech()
+        prompt, cached, generated, begun = len(turn.job.prompt_token_ids), 0, 0, False
+        async with aclosing(turn.server.outputs(turn.job)) as results:
+            async for result in results:
+                if not begun:
+                    begun = True
+                    for kind in ("response.created", "response.in_progress"):
+                        yield kind, {"response": self.response}
+                cached = max(cached, result.num_cached_tokens or 0)
+                [output] = result.outputs
+                generated += len(output.token_ids)
+                for change in self._blocks.feed(speech.feed(output.text)):
+                    for told in self._told(change):
+                        yield told
+                if output.finish_reason is None:
+                    continue
+                for change in self._blocks.feed(speech.end()) + self._blocks.end():
+                    for told in self._told(change):
+                        yield told
+                whole = output.finish_reason != "length"
+                self.response |= {
+                    "status": "completed" if whole else "incomplete",
+                    "incomplete_details": None if whole else {"reason": "max_output_tokens"},
+                    "output": [self._item(block, "completed") for block in self._blocks.all],
+                    "usage": {
+                        "input_tokens": prompt,
+                        "input_tokens_details": {"cached_tokens": cached},
+                        "output_tokens": generated,
+                        "output_tokens_details": {"reasoning_tokens": 0},
+                        "total_tokens": prompt + generated,
+                    },
+                }
+        yield f"response.{self.response['status']}", {"response": self.response}
+
+    def _item_id(self, block: Block) -> str:
+        prefix = {"reasoning": "rs", "text": "msg", "call": "fc"}[block.kind]
+        return f"{prefix}_{self.response['id'].removeprefix('resp_')}_{block.index}"
+
+    def _item(self, block: Block, status: str) -> dict[str, Any]:
+        item: dict[str, Any] = {"id": self._item_id(block), "status": status}
+        done = status == "completed"
+        if block.kind == "reasoning":
+            part = {"type": "reasoning_text", "text": block.text}
+            return item | {"type": "reasoning", "summary": [], "content": [part] if done else []}
+        if block.kind == "call":
+            return item | {
+                "type": "function_call",
+                "call_id": block.call_id,
+                "name": block.name,
+                "arguments": block.text if done else "",
+            }
+        content = [_output_text(block.text)] if done else []
+        return item | {"type": "message", "role": "assistant", "content": content}
+
+    def _told(self, change: Change) -> list[tuple[str, dict[str, Any]]]:
+        what, block, text = change
+        at = {"output_index": block.index}
+        part = {"item_id": self._item_id(block), **at, "content_index": 0}
+        if what == "begin":
+            item = {"item": self._item(block, "in_progress"), **at}
+            told = [("response.output_item.added", item)]
+            if block.kind == "text":
+                told.append(("response.content_part.added", {**part, "part": _output_text("")}))
+            return told
+        done = what == "end"
+        if block.kind == "call":
+            kind, body = "response.function_call_arguments", {"item_id": part["item_id"], **at}
+            ended = {"arguments": block.text, "name": block.name}
+        else:
+            kind = f"response.{'output' if block.kind == 'text' else 'reasoning'}_text"
+            body, ended = part, {"text": block.text}
+        if block.kind == "text":
+            body = {**body, "logprobs": []}
+        if not done:
+            return [(f"{kind}.delta", {**body, "delta": text})]
+        told = [(f"{kind}.done", {**body, **ended})]
+        if block.kind == "text":
+            told.append(("response.content_part.done", {**part, "part": _output_text(block.text)}))
+        item = {"item": self._item(block, "completed"), **at}
+        return [*told, ("response.output_item.done", item)]
+
+
+def _output_text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+async def _streamed(
+    answer: _Answer, store: Store, keep: bool | None
+) -> AsyncGenerator[bytes, None]:
+    number = 0
+    async with aclosing(answer.events()) as events:
+        async for kind, told in events:
+            value = {"type": kind, "sequence_number": number} | told
+            yield b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(value))
+            number += 1
+    if keep:
+        store.put(answer.stored())
+
+
+def _in_background(store: Store, answer: _Answer) -> dict[str, Any]:
+    """Start it; what it comes to is asked for by its id. Raises the 503 for one too many."""
+    if store.running >= MAX_BACKGROUND:
+        raise ApiError(503, f"There are {MAX_BACKGROUND} background responses already.")
+    stored = Stored(answer.response | {"status": "queued"}, [])
+
+    async def work() -> None:
+        try:
+            await answer.run()
+        except asyncio.CancelledError:
+            answer.response["status"] = "cancelled"
+        except Exception as error:
+            message = describe(error)[1]["error"]["message"]
+            answer.response |= {
+                "status": "failed",
+                "error": {"code": "server_error", "message": message},
+            }
+        finished = answer.stored()
+        stored.response, stored.messages, stored.task = finished.response, finished.messages, None
+        store.put(stored)
+
+    stored.task = asyncio.create_task(work())
+    store.put(stored)
+    return stored.response

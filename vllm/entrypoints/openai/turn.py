@@ -1,0 +1,124 @@
+"""One turn of a conversation, from the request to the text that comes: what all chats share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from vllm.config import VllmConfig
+from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.messages import Message, Scalar, render
+from vllm.entrypoints.openai.protocol import GenerationBody
+from vllm.entrypoints.openai.speech import Speech
+from vllm.entrypoints.openai.state import Job, Server, engine_id
+from vllm.entrypoints.openai.tools.choice import ToolChoice
+
+
+class ChatBody(GenerationBody):
+    refused = GenerationBody.refused | {
+        "functions": (),
+        "function_call": ("none",),
+        "chat_template": (),
+        "documents": (),
+        "modalities": (["text"],),
+        "audio": (),
+        "web_search_options": (),
+        "mm_processor_kwargs": (),
+        "media_io_kwargs": (),
+    }
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = False
+    top_logprobs: Annotated[int, Field(ge=-1)] | None = None
+    echo: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False  # templates write them
+    chat_template_kwargs: dict[str, Scalar] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool = True
+
+    def check(self, config: VllmConfig) -> None:
+        super().check(config)
+        if self.top_logprobs and not self.logprobs:
+            raise VLLMValidationError("top_logprobs needs logprobs", parameter="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise VLLMValidationError(
+                "continue_final_message needs add_generation_prompt false",
+                parameter="continue_final_message",
+            )
+
+
+@dataclass(slots=True)
+class Turn:
+    """A chat request that is ready for the engine."""
+
+    server: Server
+    body: ChatBody
+    tools: ToolChoice
+    job: Job
+
+    @classmethod
+    async def begin(cls, server: Server, body: ChatBody, id: str) -> Turn:
+        """Check, render and tokenise. Raises VLLMValidationError, naming the field."""
+        body.check(server.engine.config)
+        tools = _tool_choice(server, body)
+        return cls(server, body, tools, await _job(server, body, tools, id))
+
+    def speech(self) -> Speech:
+        """A reader for one answer's text."""
+        return Speech(self.tools, self.server.args.reasoning_parser, self.job.text or "")
+
+
+def _tool_choice(server: Server, body: ChatBody) -> ToolChoice:
+    args = server.args
+    tools = ToolChoice(
+        body.tools,
+        body.tool_choice,
+        auto_parser=args.tool_call_parser if args.enable_auto_tool_choice else None,
+        parallel=body.parallel_tool_calls is not False,
+    )
+    if body.structure() is not None:
+        if tools.kind != "none":
+            raise VLLMValidationError(
+                "structured outputs and tool calls exclude each other; use tool_choice none",
+                parameter="tool_choice" if body.tool_choice else "tools",
+            )
+        tools.structure = body.structure()
+    return tools
+
+
+async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Job:
+    text = render(
+        server,
+        body.messages,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        tools=body.tools,
+        kwargs=body.chat_template_kwargs,
+    )
+    ids = await server.encode(text, add_special_tokens=body.add_special_tokens)
+    field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+    asked = getattr(body, field)
+    ids = server.truncated(ids, body.truncate_prompt_tokens, body.truncation_side, asked or 1)
+    generation = server.engine.config.model.generation
+    max_tokens = server.room(
+        len(ids), asked, generation.get("max_tokens"), prompt="messages", field=field
+    )
+    params = body.sampling_params(
+        generation,
+        max_tokens=max_tokens,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        prompt_logprobs=body.prompt_logprobs,
+    )
+    if tools.structure is not None:
+        params.structured_outputs = tools.structure
+    if tools.shows_special and body.skip_special_tokens is None:
+        params.skip_special_tokens = False
+    return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt)
