@@ -87,6 +87,27 @@ def test_answers_follow_a_schema(client: OpenAI) -> None:
     assert told.choices[0].text in ("left", "right")
 
 
+def test_beams_are_the_librarys(server: Server, client: OpenAI) -> None:
+    asked = {"use_beam_search": True, "length_penalty": 0.5}
+    told = client.completions.create(
+        model="demo",
+        prompt=[QUESTION, "Once more"],
+        n=3,
+        max_tokens=6,
+        logprobs=1,
+        temperature=0,
+        extra_body=asked,
+    )
+    assert [choice.index for choice in told.choices] == list(range(6))
+    sums = [sum(choice.logprobs.token_logprobs) for choice in told.choices]
+    lengths = [len(choice.logprobs.token_logprobs) for choice in told.choices]
+    scores = [total / length**0.5 for total, length in zip(sums, lengths, strict=True)]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert scores[3:] == sorted(scores[3:], reverse=True)
+    best = chat(client, QUESTION, n=2, max_tokens=6, extra_body=asked).choices
+    assert len({choice.message.content for choice in best}) == 2
+
+
 def test_a_forced_call(client: OpenAI) -> None:
     parameters = {
         "type": "object",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm.logprobs import PromptLogprobs, SampleLogprobs
+from vllm.logprobs import PositionLogprobs, PromptLogprobs, SampleLogprobs
 
 
 @dataclass(slots=True)
@@ -61,3 +61,22 @@ class RequestOutput:
     metrics: RequestStateStats | None = None
     num_cached_tokens: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class BeamSearchSequence:
+    """One beam. `tokens` are the prompt's and the generated ones, `cum_logprob` the latter's sum."""
+
+    tokens: list[int]
+    logprobs: list[PositionLogprobs] = field(default_factory=list)
+    cum_logprob: float = 0.0
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+
+@dataclass(slots=True)
+class BeamSearchOutput:
+    """One prompt's beams, best first."""
+
+    sequences: list[BeamSearchSequence]

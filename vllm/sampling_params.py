@@ -229,6 +229,23 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self, extra_args=copy.deepcopy(self.extra_args))
 
 
+class BeamSearchParams(msgspec.Struct, kw_only=True):
+    """How `LLM.beam_search` searches. Raises VLLMValidationError, naming the field."""
+
+    beam_width: int
+    max_tokens: int
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        _integer("beam_width", self.beam_width, 1, MAX_N)
+        _integer("max_tokens", self.max_tokens, 1, INT64)
+        _number("temperature", self.temperature, 0.0, 2.0)
+        _number("length_penalty", self.length_penalty, -10.0, 10.0)
+
+
 def structured(given: dict[str, Any]) -> StructuredOutputsParams:
     """Raises VLLMValidationError for unknown fields and for values of the wrong type."""
     try:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.core.clock import monotonic
+from vllm.core.request import EngineRequest
 from vllm.engine.core import EngineCore, ExecutorFactory
 from vllm.engine.input import InputProcessor
 from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
@@ -50,6 +51,10 @@ class LLMEngine:
         )
         self._output.add(request, text, monotonic())
         self.core.add(request)
+
+    def make_request(self, request_id: str, prompt: Any, params: SamplingParams) -> EngineRequest:
+        """What the core would be asked, without asking it. Raises VLLMValidationError."""
+        return self._input.make(request_id, prompt, params)[0]
 
     def step(self) -> list[RequestOutput]:
         """One step. Raises RequestRejectedError when a request was refused by the core.

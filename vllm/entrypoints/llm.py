@@ -11,10 +11,11 @@ from tqdm import tqdm
 from vllm.config import EngineArgs
 from vllm.core.errors import VLLMValidationError
 from vllm.engine.llm_engine import LLMEngine
+from vllm.entrypoints.beam import BeamSearch, step_params
 from vllm.entrypoints.executor import make_executor
 from vllm.observe.metrics import Metrics
-from vllm.outputs import RequestOutput
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
+from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
 
 Prompts = str | dict[str, Any] | Sequence[int] | Sequence[str | dict[str, Any] | Sequence[int]]
 
@@ -42,6 +43,8 @@ class LLM:
         self._metrics = None if config.disable_log_stats else Metrics(config.model.name)
         self.llm_engine = LLMEngine(config, make_executor, self._metrics)
         self._ids = itertools.count()
+        self._queued: list[str] = []  # by `enqueue`, not waited for yet
+        self._done: dict[str, RequestOutput] = {}  # of those, what ended while others ran
 
     def get_tokenizer(self) -> Any:
         """The transformers tokenizer of the model's folder."""
@@ -68,24 +71,12 @@ class LLM:
         perhaps `cache_salt`. Sampling parameters and priorities are one for all or one a prompt.
         Raises VLLMValidationError before anything runs.
         """
-        batch = _as_list(prompts)
-        params = self._params(sampling_params, len(batch))
-        if priority is not None and len(priority) != len(batch):
-            raise VLLMValidationError(
-                f"{len(batch)} prompts but {len(priority)} priorities", parameter="priority"
-            )
-        ids: list[str] = []
+        held, self._queued = self._queued, []
         try:
-            for i, (prompt, param) in enumerate(zip(batch, params, strict=True)):
-                request_id = str(next(self._ids))
-                self.llm_engine.add_request(
-                    request_id, prompt, param, priority=priority[i] if priority else 0
-                )
-                ids.append(request_id)
-            return self._run(ids, use_tqdm)
-        except BaseException:
-            self.llm_engine.abort_request(ids)
-            raise
+            self.enqueue(prompts, sampling_params, priority=priority)
+            return self.wait_for_completion(use_tqdm=use_tqdm)
+        finally:
+            self._queued = held
 
     def chat(
         self,
@@ -123,6 +114,75 @@ class LLM:
             prompts.append({"prompt": text, "prompt_token_ids": ids})
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
+    def enqueue(
+        self,
+        prompts: Prompts,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: Sequence[int] | None = None,
+    ) -> list[str]:
+        """Queue prompts as `generate` does, without running them. Returns their request ids."""
+        batch = _as_list(prompts)
+        params = self._params(sampling_params, len(batch))
+        if priority is not None and len(priority) != len(batch):
+            raise VLLMValidationError(
+                f"{len(batch)} prompts but {len(priority)} priorities", parameter="priority"
+            )
+        ids: list[str] = []
+        try:
+            for i, (prompt, param) in enumerate(zip(batch, params, strict=True)):
+                request_id = str(next(self._ids))
+                self.llm_engine.add_request(
+                    request_id, prompt, param, priority=priority[i] if priority else 0
+                )
+                ids.append(request_id)
+        except BaseException:
+            self.llm_engine.abort_request(ids)
+            raise
+        self._queued += ids
+        return ids
+
+    def wait_for_completion(self, *, use_tqdm: bool = True) -> list[RequestOutput]:
+        """Run what was queued; outputs come in the order of queueing."""
+        ids, self._queued = self._queued, []
+        try:
+            return self._run(ids, use_tqdm)
+        except BaseException:
+            self.llm_engine.abort_request(ids)
+            raise
+
+    def beam_search(
+        self, prompts: Prompts, params: BeamSearchParams, *, use_tqdm: bool = False
+    ) -> list[BeamSearchOutput]:
+        """The likeliest continuations of each prompt, `beam_width` of them, best first.
+
+        Raises VLLMValidationError for a width that asks for more logprobs than max_logprobs.
+        """
+        engine = self.llm_engine
+        one = step_params(params, engine.config.model.max_logprobs)
+        searches = []
+        for prompt in _as_list(prompts):
+            request = engine.make_request("", prompt, one)
+            room = min(params.max_tokens, engine.max_model_len - len(request.prompt_token_ids))
+            eos = frozenset(request.eos_token_ids)
+            searches.append(BeamSearch(request.prompt_token_ids, params, eos, room))
+        with tqdm(total=params.max_tokens, desc="Beam search", disable=not use_tqdm) as bar:
+            while running := [search for search in searches if not search.done]:
+                asked = [tokens for search in running for tokens in search.prompts]
+                outputs = iter(self.generate(asked, one, use_tqdm=False))
+                for search in running:
+                    told = [next(outputs).outputs[0].logprobs for _ in search.beams]
+                    search.advance([position[0] for position in told if position])
+                bar.update()
+        return [BeamSearchOutput(self._with_texts(search.result())) for search in searches]
+
+    def _with_texts(self, beams: list[BeamSearchSequence]) -> list[BeamSearchSequence]:
+        tokenizer = self.llm_engine.tokenizer
+        for beam in beams if tokenizer is not None else []:
+            assert tokenizer is not None
+            beam.text = tokenizer.decode(beam.tokens)
+        return beams
+
     def _params(
         self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
     ) -> list[SamplingParams]:
@@ -141,14 +201,16 @@ class LLM:
         return made
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
-        done: dict[str, RequestOutput] = {}
+        left = set(ids) - self._done.keys()
         with tqdm(total=len(ids), desc="Generating", disable=not use_tqdm) as bar:
-            while len(done) < len(ids):
+            bar.update(len(ids) - len(left))
+            while left:
                 for output in self.llm_engine.step():
                     if output.finished:
-                        done[output.request_id] = output
-                        bar.update()
-        return [done[i] for i in ids]
+                        self._done[output.request_id] = output
+                        bar.update(output.request_id in left)
+                        left.discard(output.request_id)
+        return [self._done.pop(i) for i in ids]
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached KVs. False while requests hold some of them."""

@@ -80,7 +80,10 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None]] = [
     # not implemented
     ({"suffix": "end"}, "suffix"),
     ({"best_of": 2}, "best_of"),
-    ({"use_beam_search": True}, "use_beam_search"),
+    ({"use_beam_search": True, "n": 11}, "beam_width"),
+    ({"use_beam_search": True, "stream": True}, "stream"),
+    ({"use_beam_search": True, "stop": "a"}, "stop"),
+    ({"length_penalty": 2.0}, "length_penalty"),
     ({"guided_json": {"type": "object"}}, "guided_json"),
     ({"logits_processors": ["x"]}, "logits_processors"),
     ({"kv_transfer_params": {"a": 1}}, "kv_transfer_params"),

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
+from vllm.entrypoints.openai.beams import outputs
 from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
@@ -89,7 +90,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     if body.stream:
         chunk = Chunk(id=id, created=int(time.time()), model=model, choices=[])
         return EventStream(_events(turn, chunk), server.running)
-    [result] = await server.attend(request, gather([server.outputs(turn.job)]))
+    [result] = await server.attend(request, gather([outputs(server, body, turn.job)]))
     answer = _answer(turn, result, id, model)
     return Response(msgspec.json.encode(answer), media_type="application/json")
 

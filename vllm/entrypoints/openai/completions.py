@@ -14,6 +14,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.beams import check_beams, outputs
 from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.fanout import gather, merge
 from vllm.entrypoints.openai.logprobs import CompletionLogprobs, LogprobWriter, prompt_positions
@@ -84,6 +85,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     server = server_of(request)
     model = server.check_model(body.model)
     body.check(server.engine.config)
+    check_beams(body)
     if body.max_tokens == 0 and not body.echo:
         raise VLLMValidationError("max_tokens must be at least 1", parameter="max_tokens", value=0)
     id = f"cmpl-{request_id(request, body.request_id)}"
@@ -91,7 +93,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
     jobs = [await _job(server, body, prompt, id, i) for i, prompt in enumerate(body.prompts)]
     if body.stream:
         return EventStream(_events(server, body, jobs, answer), server.running)
-    done = await server.attend(request, gather([server.outputs(job) for job in jobs]))
+    done = await server.attend(request, gather([outputs(server, body, job) for job in jobs]))
     _fill(answer, server, body, jobs, done)
     return Response(msgspec.json.encode(answer), media_type="application/json")
 

@@ -47,8 +47,6 @@ _SAMPLING = (
 # ones). Anything else is refused by name: a field that is silently ignored is a wrong answer.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "best_of": (1,),
-    "use_beam_search": (),
-    "length_penalty": (1,),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -158,6 +156,8 @@ class GenerationBody(Body):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     user: str | None = None
+    use_beam_search: bool = False
+    length_penalty: float | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: dict[str, Any] | None = None
 
@@ -206,7 +206,9 @@ class GenerationBody(Body):
             value = getattr(self, name)
             if value is not None:
                 chosen[name] = value
-        if (
+        if self.use_beam_search:
+            chosen["n"] = 1  # beams are requests of their own
+        elif (
             self.count > 1
             and self.temperature is None
             and chosen.get("temperature", 1.0) < GREEDY_BELOW

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
+from vllm.entrypoints.openai.beams import check_beams
 from vllm.entrypoints.openai.messages import Message, Scalar, render
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.speech import Speech
@@ -68,6 +69,7 @@ class Turn:
     async def begin(cls, server: Server, body: ChatBody, id: str) -> Turn:
         """Check, render and tokenise. Raises VLLMValidationError, naming the field."""
         body.check(server.engine.config)
+        check_beams(body)
         tools = _tool_choice(server, body)
         return cls(server, body, tools, await _job(server, body, tools, id))
 
