@@ -25,6 +25,7 @@ COLUMNS: list[list[tuple[str, str]]] = [
         ("worker", "forward, sample"),
         ("engine", "the loop, its process"),
     ],
+    [("simulator", "engine, no model")],
     [("entrypoints", "LLM, serve, HTTP")],
 ]
 WIDTH, HEIGHT, GAP, TOP = 132, 62, 22, 44

@@ -65,7 +65,7 @@ class RequestOutput:
 
 @dataclass(slots=True)
 class BeamSearchSequence:
-    """One beam. `tokens` are the prompt's and the generated ones, `cum_logprob` the latter's sum."""
+    """One beam. `tokens` are the prompt's and the generated ones; `cum_logprob` sums the latter."""
 
     tokens: list[int]
     logprobs: list[PositionLogprobs] = field(default_factory=list)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vllm.config import AsyncEngineArgs, EngineArgs, hub
-from vllm.config.engine import TierConfig
+from vllm.config.engine import SimulatorConfig, TierConfig
 from vllm.config.flags import FlexibleArgumentParser, add_flags, human_size
 from vllm.engine.capacity import capacity
 
@@ -88,6 +88,18 @@ TIER_VALUES: dict[str, Any] = {
 }
 
 
+SIMULATOR_VALUES: dict[str, Any] = {
+    "simulator": "trace",
+    "simulator_model": "llama-3-8b",
+    "simulator_latency": "constant:step=0.5",
+    "simulator_clock": "virtual",
+    "simulator_trace": "somewhere",
+    "simulator_host_bandwidth": 1e9,
+    "simulator_disk_bandwidth": 1e8,
+    "simulator_failure_rate": 0.25,
+}
+
+
 def as_flags(values: dict[str, Any], dash: str = "-") -> list[str]:
     words = []
     for name, value in values.items():
@@ -128,6 +140,32 @@ def test_tiers_from_keywords_flags_and_yaml(tmp_path: Path) -> None:
     )
 
 
+def test_the_simulator_from_keywords_flags_and_yaml(tmp_path: Path) -> None:
+    keywords = EngineArgs(**SIMULATOR_VALUES)
+    assert parse(*as_flags(SIMULATOR_VALUES)) == keywords
+    assert parse("--config", in_file(tmp_path, SIMULATOR_VALUES)) == keywords
+    config = keywords.create_engine_config()
+    assert config.simulator == SimulatorConfig(
+        mode="trace",
+        latency="constant:step=0.5",
+        clock="virtual",
+        trace="somewhere",
+        host_bandwidth=1e9,
+        disk_bandwidth=1e8,
+        failure_rate=0.25,
+    )
+    assert (config.model.num_layers, config.model.num_kv_heads) == (32, 8)
+    assert config.load.load_format == "dummy"
+
+
+def test_the_environment_of_cpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLATFORM", "cpu")
+    monkeypatch.setenv("VLLM_ATTENTION_BACKEND", "TORCH_SDPA")
+    device = EngineArgs(device="cuda").create_engine_config().device
+    assert (device.device, device.kernels) == ("cpu", "reference")
+    assert EngineArgs(kernels="cpu").create_engine_config().device.kernels == "cpu"
+
+
 def test_no_tiers_and_no_window_unless_asked_for() -> None:
     config = EngineArgs(swap_space=1).create_engine_config()
     assert config.cache.tiers is None
@@ -155,7 +193,7 @@ def test_tiers_that_cannot_be(values: dict[str, Any], says: str) -> None:
 def test_the_table_above_names_every_argument() -> None:
     """So that an argument that is added is tested too."""
     defaults = dataclasses.asdict(EngineArgs())
-    assert set(defaults) - set(OTHER_VALUES) - set(TIER_VALUES) == {
+    assert set(defaults) - set(OTHER_VALUES) - set(TIER_VALUES) - set(SIMULATOR_VALUES) == {
         "tokenizer_mode",
         "tensor_parallel_size",
     }

@@ -17,10 +17,12 @@ from vllm.config.engine import (
     DeviceConfig,
     LoadConfig,
     SchedulerConfig,
+    SimulatorConfig,
     TierConfig,
     VllmConfig,
 )
 from vllm.config.flags import add_flags, check_types, flag
+from vllm.config.geometries import GEOMETRIES
 from vllm.config.model import (
     ModelConfig,
     read_generation,
@@ -182,6 +184,40 @@ class EngineArgs:
         values = values if isinstance(values, dict) else vars(values)
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
+    simulator: str | None = flag(
+        None,
+        "Simulator",
+        "Run without a model: tokens echo the prompt, are random, or follow a trace's lengths.",
+        choices=("echo", "random", "trace"),
+    )
+    simulator_model: str | None = flag(
+        None, "Simulator", "A well-known model whose sizes to take, as llama-3-8b."
+    )
+    simulator_latency: str = flag(
+        "linear",
+        "Simulator",
+        "How long a step takes: constant, linear, roofline (each with :name=number,...), or "
+        "table:PATH.",
+    )
+    simulator_clock: str = flag(
+        "wall",
+        "Simulator",
+        "Wall: steps take their time. Virtual: they do not, the same results come at once.",
+        choices=("wall", "virtual"),
+    )
+    simulator_trace: str | None = flag(
+        None, "Simulator", "JSONL whose k-th line has the k-th request's output_length."
+    )
+    simulator_host_bandwidth: float = flag(
+        20e9, "Simulator", "Bytes a second between the device and the host tier."
+    )
+    simulator_disk_bandwidth: float = flag(
+        2e9, "Simulator", "Bytes a second between the disk tier and the others."
+    )
+    simulator_failure_rate: float = flag(
+        0.0, "Simulator", "Share of the tiers' reads and writes that fail."
+    )
+
     def create_engine_config(self, *, serving: bool = False) -> VllmConfig:
         """Check everything and read the model's files (not its weights). Raises ValueError."""
         check_types(self)
@@ -197,9 +233,47 @@ class EngineArgs:
             model=self._model(),
             cache=self._cache(),
             scheduler=self._scheduler(serving),
-            load=LoadConfig(self.load_format),
+            load=LoadConfig(self._weights_format),
             device=self._device(),
             disable_log_stats=self.disable_log_stats,
+            simulator=self._simulator(),
+        )
+
+    @property
+    def _weights_format(self) -> str:
+        """A simulated engine has no weights, so none are looked for."""
+        return self.load_format if self.simulator is None else "dummy"
+
+    def _geometry(self) -> dict[str, Any]:
+        if self.simulator_model is None:
+            return {}
+        if self.simulator is None:
+            raise ValueError("simulator_model needs simulator")
+        if self.simulator_model not in GEOMETRIES:
+            raise ValueError(
+                f"simulator_model must be one of {', '.join(GEOMETRIES)}, "
+                f"not {self.simulator_model!r}"
+            )
+        return GEOMETRIES[self.simulator_model]
+
+    def _simulator(self) -> SimulatorConfig | None:
+        if self.simulator is None:
+            return None
+        if (self.simulator == "trace") != (self.simulator_trace is not None):
+            raise ValueError("simulator trace and simulator_trace need each other")
+        for name in ("simulator_host_bandwidth", "simulator_disk_bandwidth"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0")
+        if not 0 <= self.simulator_failure_rate <= 1:
+            raise ValueError("simulator_failure_rate must be between 0 and 1")
+        return SimulatorConfig(
+            mode=self.simulator,
+            latency=self.simulator_latency,
+            clock=self.simulator_clock,
+            trace=self.simulator_trace,
+            host_bandwidth=self.simulator_host_bandwidth,
+            disk_bandwidth=self.simulator_disk_bandwidth,
+            failure_rate=self.simulator_failure_rate,
         )
 
     def _model(self) -> ModelConfig:
@@ -207,14 +281,14 @@ class EngineArgs:
             self.model,
             revision=self.revision,
             download_dir=self.download_dir,
-            weights=self.load_format != "dummy",
+            weights=self._weights_format != "dummy",
         )
         tokenizer = folder
         if self.tokenizer:
             tokenizer = hub.resolve(
                 self.tokenizer, download_dir=self.download_dir, weights=False, tokenizer_only=True
             )
-        hf = read_json(folder / "config.json") | (self.hf_overrides or {})
+        hf = read_json(folder / "config.json") | self._geometry() | (self.hf_overrides or {})
         generation, eos = read_generation(
             folder, self.generation_config, self.override_generation_config or {}, hf
         )
@@ -222,7 +296,7 @@ class EngineArgs:
             raise ValueError(f"max_logprobs must be at least -1, not {self.max_logprobs}")
         return ModelConfig(
             folder=folder,
-            name=self.model or "demo",
+            name=self.model or self.simulator_model or "demo",
             tokenizer_folder=tokenizer,
             hf=hf,
             dtype=resolve_dtype(self.dtype, hf),
@@ -319,7 +393,12 @@ class EngineArgs:
         _at_least(self, "cpu_threads", 1)
         # The GPU's kernels are not here yet, so auto is the CPU; see docs/roadmap.md.
         device = "cpu" if self.device == "auto" else self.device
-        return DeviceConfig(device=device, kernels=self.kernels, threads=self.cpu_threads)
+        if os.environ.get("VLLM_PLATFORM") == "cpu":
+            device = "cpu"
+        kernels = self.kernels
+        if kernels == "auto" and os.environ.get("VLLM_ATTENTION_BACKEND") == "TORCH_SDPA":
+            kernels = "reference"
+        return DeviceConfig(device=device, kernels=kernels, threads=self.cpu_threads)
 
 
 @dataclass

@@ -53,6 +53,19 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SimulatorConfig:
+    """The engine without a model; see `vllm.simulator`."""
+
+    mode: str  # echo, random or trace
+    latency: str  # a model of latency with its parameters
+    clock: str  # wall or virtual
+    trace: str | None  # JSONL with output lengths
+    host_bandwidth: float  # bytes a second
+    disk_bandwidth: float
+    failure_rate: float  # of reads and writes of a tier's blocks
+
+
+@dataclass(frozen=True, slots=True)
 class VllmConfig:
     """All that an engine is built from."""
 
@@ -62,3 +75,4 @@ class VllmConfig:
     load: LoadConfig
     device: DeviceConfig
     disable_log_stats: bool
+    simulator: SimulatorConfig | None = None

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vllm.core.clock import Clock
 from vllm.core.request import TokenLogprobs
 from vllm.sampling_params import SamplingParams
 
@@ -71,6 +72,8 @@ class BlockIO(Protocol):
 
 class Executor(Protocol):
     """Runs plans: in this process, in others, or in the simulator."""
+
+    clock: Clock
 
     @property
     def blocks(self) -> BlockIO: ...

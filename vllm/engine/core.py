@@ -8,32 +8,42 @@ outputs = scheduler.update(plan, result)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from vllm.config import VllmConfig
+from vllm.config.engine import TierConfig
 from vllm.config.identity import weights_identity
-from vllm.core.clock import Clock, monotonic
+from vllm.core.clock import Clock
 from vllm.core.plan import Executor, StepPlan
 from vllm.core.request import EngineRequest, StepOutputs
 from vllm.engine.capacity import Capacity, capacity
-from vllm.kv.build import attach_tiers
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import fingerprint
 from vllm.scheduler.scheduler import Scheduler
 
 IDLE_WAIT = 0.002  # seconds; while only transfers are under way, messages are looked at this often
 FLUSH = 2.0  # seconds that the tiers get at the end to take what is only on the device
-ExecutorFactory = Callable[[VllmConfig, Capacity], Executor]
+
+
+class Machine(Executor, Protocol):
+    """An executor, and what memory lies under its device."""
+
+    def attach_tiers(self, kv: KVManager, config: TierConfig, fingerprint: bytes) -> None: ...
+
+
+ExecutorFactory = Callable[[VllmConfig, Capacity], Machine]
 
 
 class EngineCore:
     """Scheduler, cache manager and executor, driven one `step` at a time by whoever owns it."""
 
     def __init__(
-        self, config: VllmConfig, make_executor: ExecutorFactory, clock: Clock = monotonic
+        self, config: VllmConfig, make_executor: ExecutorFactory, clock: Clock | None = None
     ) -> None:
+        """clock: the executor's own unless another is given."""
         self.capacity = capacity(config)
-        self._clock = clock
         self.executor = make_executor(config, self.capacity)
+        self._clock = clock or self.executor.clock
         identity = weights_identity(config.model, config.load.load_format)
         key_root = fingerprint(self.capacity.spec, identity)
         kv = KVManager(
@@ -43,7 +53,7 @@ class EngineCore:
             enable_caching=config.cache.enable_prefix_caching,
         )
         if config.cache.tiers is not None:
-            attach_tiers(kv, config.cache.tiers, self.executor.blocks, key_root)
+            self.executor.attach_tiers(kv, config.cache.tiers, key_root)
         self.scheduler = Scheduler(
             config.scheduler,
             kv,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from vllm.config import VllmConfig
-from vllm.core.plan import Executor
 from vllm.engine.capacity import Capacity
+from vllm.engine.core import Machine
 
 
-def make_executor(config: VllmConfig, capacity: Capacity) -> Executor:
-    """One worker in this process. Raises ValueError for a model that cannot be loaded."""
+def make_executor(config: VllmConfig, capacity: Capacity) -> Machine:
+    """One worker in this process, or the simulator. Raises ValueError for what cannot be loaded."""
+    if config.simulator is not None:
+        from vllm.simulator.executor import SimulatedExecutor
+
+        return SimulatedExecutor(config, capacity)
     from vllm.worker.executor.uniproc import UniprocExecutor
 
     return UniprocExecutor(config, capacity.spec, capacity.num_blocks, capacity.max_model_len)

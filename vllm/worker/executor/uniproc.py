@@ -9,9 +9,13 @@ import torch
 
 from vllm import kernels
 from vllm.config import VllmConfig
+from vllm.config.engine import TierConfig
 from vllm.config.vocabulary import read_tokenizer
+from vllm.core.clock import monotonic
 from vllm.core.plan import StepPlan, StepResult
 from vllm.kv import arena
+from vllm.kv.build import attach_tiers
+from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
 from vllm.model_executor.loader import load_model
 from vllm.worker.runner import ModelRunner
@@ -47,6 +51,7 @@ class UniprocExecutor:
         )
         kv = arena.allocate(spec, num_blocks, device)
         self.blocks = arena.ArenaIO(kv)
+        self.clock = monotonic
         self.runner = ModelRunner(
             model,
             kv,
@@ -58,6 +63,9 @@ class UniprocExecutor:
 
     def execute(self, plan: StepPlan) -> StepResult:
         return self.runner.execute(plan)
+
+    def attach_tiers(self, kv: KVManager, config: TierConfig, fingerprint: bytes) -> None:
+        attach_tiers(kv, config, self.blocks, fingerprint)
 
     def shutdown(self) -> None:
         """Nothing to stop: the worker lives in this process."""

@@ -1,0 +1,170 @@
+"""The executor without a model: tokens after a modelled time."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from collections.abc import Callable
+
+from vllm.config import VllmConfig
+from vllm.config.engine import SimulatorConfig, TierConfig
+from vllm.core.clock import Clock, monotonic
+from vllm.core.plan import BlockIO, NewSequence, StepPlan, StepResult
+from vllm.core.request import TokenLogprobs
+from vllm.engine.capacity import Capacity
+from vllm.kv.cost import LoadCost
+from vllm.kv.evict import POLICIES
+from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.manager import KVManager
+from vllm.kv.shelf import Shelf
+from vllm.simulator.clock import VirtualClock
+from vllm.simulator.latency import Step, parse
+from vllm.simulator.tiers import ModelledMover, ModelledTier, sleeper
+
+logger = logging.getLogger(__name__)
+
+_MASK = 2**64 - 1
+LOOK_AHEAD = 512  # blocks that are copied down ahead of their eviction, at most
+
+
+class _OnePage:
+    """Block bytes that nobody reads: all blocks are one page."""
+
+    def __init__(self, block_bytes: int) -> None:
+        self.page = memoryview(bytearray(block_bytes))
+
+    def view(self, block: int) -> memoryview:
+        return self.page
+
+
+class SimulatedExecutor:
+    """Implements `core.plan.Executor`.
+
+    echo: the prompt's tokens, then the end. random: any tokens, up to max_tokens. trace: any
+    tokens, as many as the trace's line for the k-th request says, then the end.
+    """
+
+    def __init__(self, config: VllmConfig, capacity: Capacity) -> None:
+        """Raises ValueError for a latency model or a trace that cannot be read."""
+        assert config.simulator is not None
+        self._config: SimulatorConfig = config.simulator
+        self._capacity = capacity
+        self._vocab = config.model.vocab_size
+        self._latency = parse(self._config.latency, config.model)
+        virtual = self._config.clock == "virtual"
+        self.clock: Clock = VirtualClock() if virtual else monotonic
+        self._sleep: Callable[[float], None] = sleeper(self.clock)
+        self.blocks: BlockIO = _OnePage(capacity.spec.block_bytes)
+        self.busy_seconds = 0.0
+        self._lengths = read_lengths(self._config.trace) if self._config.trace else []
+        self._seed = config.model.seed
+        self._new: dict[int, NewSequence] = {}
+        self._made: dict[int, int] = {}  # tokens of output, by sequence
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        for seq in plan.forget:
+            self._new.pop(seq, None)
+            self._made.pop(seq, None)
+        for new in plan.new:
+            self._new[new.seq] = new
+            self._made[new.seq] = len(new.tokens) - new.prompt_len
+        if not plan.seqs:
+            return StepResult(tokens=[])
+        seconds = self._latency(Step.of(plan))
+        self.busy_seconds += seconds
+        self._sleep(seconds)
+        tokens, logprobs, told = [], [], {}
+        for i, seq in enumerate(plan.seqs):
+            new = self._new[seq]
+            if new.params.prompt_logprobs is not None:
+                told[seq] = self._prompt_part(new, int(plan.starts[i]), int(plan.counts[i]))
+            if plan.sample[i]:
+                token = self._next(seq, new)
+                self._made[seq] += 1
+                tokens.append(token)
+                asked = new.params.logprobs is not None
+                logprobs.append(_certain(token) if asked else None)
+        return StepResult(tokens, logprobs if any(logprobs) else None, told or None)
+
+    def _next(self, seq: int, new: NewSequence) -> int:
+        made = self._made[seq]
+        if self._config.mode == "echo":
+            return new.tokens[made] if made < new.prompt_len else self._end(new)
+        if self._config.mode == "trace":
+            line = (seq - 1) % len(self._lengths)  # the scheduler counts arrivals from 1
+            if made >= self._lengths[line]:
+                return self._end(new)
+        token = _mixed(new.sampling_seed + made) % self._vocab
+        while token in new.eos_token_ids or token in (new.params.stop_token_ids or ()):
+            token = (token + 1) % self._vocab
+        return token
+
+    def _end(self, new: NewSequence) -> int:
+        return new.eos_token_ids[0] if new.eos_token_ids else 0
+
+    def _prompt_part(self, new: NewSequence, start: int, count: int) -> list[TokenLogprobs]:
+        last = min(start + count, new.prompt_len - 1)
+        return [_certain(new.tokens[i + 1]) for i in range(start, last)]
+
+    def attach_tiers(self, kv: KVManager, config: TierConfig, fingerprint: bytes) -> None:
+        """Tiers of the sizes that are configured, at the bandwidths of the simulator's own."""
+        spec, assumed = kv.spec, self._config
+        page = self.blocks.view(0)
+        sizes = {
+            "host": config.host_blocks or config.host_bytes // spec.block_bytes,
+            "disk": config.disk_bytes // spec.block_bytes if config.disk_dir is not None else 0,
+        }
+        levels = []
+        for name, blocks in sizes.items():
+            if blocks:
+                rate, seed = assumed.failure_rate, self._seed
+                tier = ModelledTier(name, page, failure_rate=rate, seed=seed)
+                levels.append(Level(tier, Shelf(blocks, POLICIES["lru"]())))
+        bandwidths = {"host": assumed.host_bandwidth, "disk": assumed.disk_bandwidth}
+        mover = ModelledMover(
+            [level.tier for level in levels],  # type: ignore[misc]
+            bandwidths,
+            spec.block_bytes,
+            self.clock,
+            self._sleep,
+        )
+        window = min(
+            LOOK_AHEAD, *(-(-n // 2) for n in (kv.num_blocks, *filter(None, sizes.values())))
+        )
+        cost = LoadCost(spec.block_bytes, spec.block_size, config.min_load_tokens)
+        kv.attach(Hierarchy(levels, mover, self.blocks, kv.pool, kv.index, cost, window=window))
+
+    def shutdown(self) -> None:
+        """Nothing runs here."""
+
+
+def _mixed(number: int) -> int:
+    """64 bits that look random: the finaliser of SplitMix64 (Steele et al., 2014)."""
+    number = (number * 0x9E3779B97F4A7C15) & _MASK
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
+    return number ^ (number >> 31)
+
+
+def _certain(token: int) -> TokenLogprobs:
+    return TokenLogprobs([token], [0.0], 1)
+
+
+def read_lengths(path: str) -> list[int]:
+    """Output lengths, a line each, of a JSONL trace with `output_length`. Raises ValueError."""
+    lengths: list[int] = []
+    try:
+        open_it = gzip.open if path.endswith(".gz") else open
+        with open_it(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    length = json.loads(line).get("output_length")
+                    if not isinstance(length, int) or length < 1:
+                        raise ValueError(f"trace {path}, line {number}: no output_length above 0")
+                    lengths.append(length)
+    except (OSError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read the trace {path}: {error}") from error
+    if not lengths:
+        raise ValueError(f"the trace {path} is empty")
+    return lengths

@@ -1,0 +1,200 @@
+"""How long a step takes: models of latency, by name and parameters.
+
+`constant:step=0.01`, `linear:prefill=1e-4,sequence=1e-4,kv=1e-8,step=0.002`,
+`roofline:device=h100,compute=0.5,memory=0.7,step=0.0005`, `table:PATH`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vllm.config.model import ModelConfig
+from vllm.core.plan import StepPlan
+from vllm.kv.spec import ITEM_BYTES
+
+Latency = Callable[["Step"], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What of a step costs time."""
+
+    prefill_tokens: int  # computed by rows that compute more than one
+    sequences: int  # rows that compute one token
+    kv_tokens: int  # keys that are read, over all rows
+    pairs: int  # query and key pairs
+
+    @property
+    def tokens(self) -> int:
+        return self.prefill_tokens + self.sequences
+
+    @classmethod
+    def of(cls, plan: StepPlan) -> Step:
+        counts = plan.counts.astype(np.int64)
+        starts = plan.starts.astype(np.int64)
+        single = counts == 1
+        return cls(
+            prefill_tokens=int(counts[~single].sum()),
+            sequences=int(single.sum()),
+            kv_tokens=int((starts + counts).sum()),
+            pairs=int((counts * starts + counts * (counts + 1) // 2).sum()),
+        )
+
+    def features(self) -> list[float]:
+        """What `Linear` weighs: in the order of its fields."""
+        return [1.0, float(self.prefill_tokens), float(self.sequences), float(self.kv_tokens)]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Every step takes `step` seconds."""
+
+    step: float = 0.01
+
+    def __call__(self, step: Step) -> float:
+        return self.step
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """Seconds a step, a prompt token that is computed, a sequence that decodes, and a KV read."""
+
+    step: float = 0.002
+    prefill: float = 1e-4
+    sequence: float = 1e-4
+    kv: float = 0.0
+
+    def __call__(self, step: Step) -> float:
+        return float(np.dot(step.features(), [self.step, self.prefill, self.sequence, self.kv]))
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Peaks from the makers' data sheets: dense 16-bit FLOP/s, bytes/s, bytes of memory."""
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+DEVICES = {
+    "a100": Device(312e12, 2.04e12, 80e9),
+    "h100": Device(989e12, 3.35e12, 80e9),
+    "h200": Device(989e12, 4.8e12, 141e9),
+    "l4": Device(121e12, 0.3e12, 24e9),
+    "l40s": Device(362e12, 0.864e12, 48e9),
+    "rtx4090": Device(165e12, 1.01e12, 24e9),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Roofline:
+    """The slower of computing and reading memory, each at a share of the device's peak.
+
+    Williams et al., 2009. Weights are read once a step, KVs once a sequence.
+    """
+
+    device: Device
+    weights: float  # parameters that a token passes through
+    weight_bytes: float
+    kv_bytes: float  # bytes of one token's KVs
+    pair_flops: float  # of one query and key pair, over all layers and heads
+    compute: float = 0.5
+    memory: float = 0.7
+    step: float = 0.0005
+
+    def __call__(self, step: Step) -> float:
+        flops = 2 * self.weights * step.tokens + self.pair_flops * step.pairs
+        data = self.weight_bytes + self.kv_bytes * step.kv_tokens
+        computing: float = flops / (self.device.flops * self.compute)
+        reading = data / (self.device.bandwidth * self.memory)
+        return self.step + max(computing, reading)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Measured steps: seconds on a grid of computed tokens (rising) and KVs read (rising).
+
+    Between the points it is linear; beyond them the nearest edge is scaled in proportion.
+    """
+
+    tokens: np.ndarray  # [N]
+    kv_tokens: np.ndarray  # [M]
+    seconds: np.ndarray  # [N, M]
+
+    def __call__(self, step: Step) -> float:
+        tokens, kv = float(step.tokens), float(step.kv_tokens)
+        over = max(1.0, tokens / self.tokens[-1], kv / self.kv_tokens[-1])
+        column = [np.interp(kv, self.kv_tokens, line) for line in self.seconds]
+        seconds: float = np.interp(tokens, self.tokens, column)
+        return float(seconds * over)
+
+
+def parameters(hf: dict[str, Any], model: ModelConfig) -> float:
+    """Weights of a dense decoder of this geometry that each token passes through."""
+    hidden = float(hf.get("hidden_size") or hf.get("n_embd") or model.num_heads * model.head_dim)
+    inner = float(hf.get("intermediate_size") or 4 * hidden)
+    attention = hidden * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
+    return model.num_layers * (attention + 3 * hidden * inner) + hidden * model.vocab_size
+
+
+def roofline(model: ModelConfig, device: str, **shares: float) -> Roofline:
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+    item = ITEM_BYTES[model.dtype]
+    weights = parameters(model.hf, model)
+    return Roofline(
+        device=DEVICES[device],
+        weights=weights,
+        weight_bytes=weights * item,
+        kv_bytes=model.num_layers * model.num_kv_heads * 2 * model.head_dim * item,
+        pair_flops=4 * model.num_layers * model.num_heads * model.head_dim,
+        **shares,
+    )
+
+
+def parse(text: str, model: ModelConfig) -> Latency:
+    """A model of latency from its name and parameters. Raises ValueError for what is unknown."""
+    name, _, rest = text.partition(":")
+    if name == "table":
+        return read_table(Path(rest))
+    try:
+        given = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
+        device = given.pop("device", "h100")
+        numbers = {key: float(value) for key, value in given.items()}
+    except ValueError:
+        raise ValueError(f"cannot read the parameters of {text!r}: name=number, ...") from None
+    if any(not np.isfinite(value) or value < 0 for value in numbers.values()):
+        raise ValueError(f"the parameters of {text!r} must not be negative")
+    made: dict[str, Callable[..., Latency]] = {
+        "constant": Constant,
+        "linear": Linear,
+        "roofline": lambda **shares: roofline(model, device, **shares),
+    }
+    if name not in made:
+        raise ValueError(f"latency must be one of {', '.join([*made, 'table'])}, not {name!r}")
+    try:
+        return made[name](**numbers)
+    except TypeError as error:
+        raise ValueError(f"{text!r}: {error}") from None
+
+
+def read_table(path: Path) -> Table:
+    """{"tokens": [...], "kv_tokens": [...], "seconds": [[...], ...]} as `calibrate` writes it."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        table = Table(*(np.array(said[k], dtype=float) for k in ("tokens", "kv_tokens", "seconds")))
+        if table.seconds.shape != (len(table.tokens), len(table.kv_tokens)):
+            raise ValueError("seconds must have a line a token count, a column a KV count")
+        rising = all((np.diff(axis) > 0).all() for axis in (table.tokens, table.kv_tokens))
+        if not rising or not (table.seconds >= 0).all() or not len(table.tokens):
+            raise ValueError("token counts must rise, seconds must not be negative")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot read the table {path}: {error}") from error
+    return table

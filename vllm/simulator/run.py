@@ -1,0 +1,154 @@
+"""Requests through a simulated engine in virtual time, open loop or by session."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from vllm.config import VllmConfig
+from vllm.core.request import EngineRequest, SequenceOutput
+from vllm.engine.capacity import Capacity
+from vllm.engine.core import EngineCore
+from vllm.sampling_params import SamplingParams
+from vllm.simulator.clock import VirtualClock
+from vllm.simulator.executor import SimulatedExecutor
+
+
+@dataclass(slots=True)
+class Ask:
+    """A request that comes at `arrival` seconds. `note` is the caller's own."""
+
+    arrival: float
+    prompt: list[int]
+    max_tokens: int
+    salt: str | None = None
+    note: object = None
+
+
+@dataclass(slots=True)
+class Told:
+    """What became of it. Times in seconds of the simulation."""
+
+    ask: Ask
+    first_token: float = 0.0
+    finished: float = 0.0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    finish_reason: str | None = None
+    tokens: list[int] = field(default_factory=list)
+
+    @property
+    def ttft(self) -> float:
+        return self.first_token - self.ask.arrival
+
+    @property
+    def latency(self) -> float:
+        return self.finished - self.ask.arrival
+
+    @property
+    def tpot(self) -> float:
+        """Seconds an output token after the first."""
+        return (self.finished - self.first_token) / max(1, self.output_tokens - 1)
+
+
+Follow = Callable[[Told], Iterable[Ask]]
+
+
+class Simulation:
+    """One engine on a virtual clock. The same requests and seed give the same results."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        """Raises ValueError for a configuration that is not the simulator's, in virtual time."""
+        if config.simulator is None or config.simulator.clock != "virtual":
+            raise ValueError("a simulation needs simulator and simulator_clock virtual")
+        self.core = EngineCore(config, _executor)
+        executor = self.core.executor
+        assert isinstance(executor, SimulatedExecutor)
+        assert isinstance(executor.clock, VirtualClock)
+        self.executor, self.clock = executor, executor.clock
+        self._numbers = itertools.count()
+        self._running: dict[str, Told] = {}
+
+    def run(
+        self,
+        asks: Iterable[Ask],
+        *,
+        follow: Follow | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> list[Told]:
+        """All requests to their ends, in the order in which they end.
+
+        follow: what a finished request brings about, as the next turn of its session.
+        """
+        queue = [(ask.arrival, next(self._numbers), ask) for ask in asks]
+        heapq.heapify(queue)
+        done: list[Told] = []
+        while queue or self.core.has_work:
+            if not self.core.has_work:
+                self._idle(queue[0][0])
+            while queue and queue[0][0] <= self.clock.now:
+                self._add(heapq.heappop(queue)[2])
+            for told in self._step(queue[0][0] if queue else None):
+                done.append(told)
+                if progress is not None:
+                    progress(1)
+                for ask in follow(told) if follow is not None else ():
+                    heapq.heappush(queue, (ask.arrival, next(self._numbers), ask))
+        return done
+
+    def _idle(self, until: float) -> None:
+        """No request is here: the tiers take what is only on the device, as in the real loop."""
+        kv = self.core.scheduler.kv
+        while self.clock.now < until and self.core.tidy():
+            kv.wait(until - self.clock.now)
+        self.clock.sleep_until(until)
+
+    def _add(self, ask: Ask) -> None:
+        name = str(next(self._numbers))
+        room = self.core.capacity.max_model_len - len(ask.prompt)
+        if room < 1:
+            raise ValueError(
+                f"a prompt of {len(ask.prompt)} tokens is too long for a context of "
+                f"{self.core.capacity.max_model_len}"
+            )
+        length = min(ask.max_tokens, room)
+        self._running[name] = Told(ask)
+        self.core.add(
+            EngineRequest(
+                request_id=name,
+                prompt_token_ids=ask.prompt,
+                params=SamplingParams(max_tokens=length, ignore_eos=True, detokenize=False),
+                max_tokens=length,
+                arrival=ask.arrival,
+                cache_salt=ask.salt,
+            )
+        )
+
+    def _step(self, next_arrival: float | None) -> list[Told]:
+        before = self.clock.now
+        outputs = self.core.step().outputs
+        ended = [told for output in outputs if (told := self._take(output)) is not None]
+        if self.clock.now == before and not outputs and next_arrival is not None:
+            self.clock.sleep_until(next_arrival)  # nothing can run before
+        return ended
+
+    def _take(self, output: SequenceOutput) -> Told | None:
+        told = self._running[output.request_id]
+        if output.token_ids and not told.output_tokens:
+            told.first_token = self.clock.now
+        told.output_tokens += len(output.token_ids)
+        told.tokens += output.token_ids
+        told.cached_tokens = max(told.cached_tokens, output.num_cached_tokens)
+        told.preemptions = max(told.preemptions, output.preemptions)
+        if output.finish_reason is None:
+            return None
+        told.finished, told.finish_reason = self.clock.now, output.finish_reason
+        del self._running[output.request_id]
+        return told
+
+
+def _executor(config: VllmConfig, capacity: Capacity) -> SimulatedExecutor:
+    return SimulatedExecutor(config, capacity)
