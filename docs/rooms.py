@@ -19,7 +19,6 @@ COLUMNS: list[list[tuple[str, str]]] = [
     [
         ("model_executor", "models, loader"),
         ("scheduler", "what runs next"),
-        ("prefixlab", "traces, policies"),
     ],
     [
         ("worker", "forward, sample"),
