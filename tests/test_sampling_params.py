@@ -37,6 +37,7 @@ DEFAULTS = {
     "logit_bias": None,
     "allowed_token_ids": None,
     "bad_words": [],
+    "structured_outputs": None,
     "skip_reading_prefix_cache": False,
     "extra_args": None,
 }
@@ -205,6 +206,8 @@ def full() -> SamplingParams:
         logit_bias={4: 1.5},
         allowed_token_ids=[4, 5],
         bad_words=["no"],
+        structured_outputs={"choice": ["yes", "no"]},
+        skip_reading_prefix_cache=True,
         extra_args={"x": {"y": [1, 2.5, "z", None]}},
     )
 

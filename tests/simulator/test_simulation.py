@@ -88,7 +88,10 @@ def test_the_same_requests_give_the_same_results(seed: int, tiers: bool, failure
     for told in done:
         assert told.output_tokens == told.ask.max_tokens
         assert told.ask.arrival <= told.first_token <= told.finished
-    assert first.core.scheduler.kv.usage == 0
+    kv = first.core.scheduler.kv
+    while first.core.tidy():  # a late load holds its blocks until it ends
+        kv.wait(1.0)
+    assert kv.usage == 0
     first.core.check()
 
 
