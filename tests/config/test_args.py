@@ -50,6 +50,7 @@ OTHER_VALUES: dict[str, Any] = {
     "hf_overrides": {"rms_norm_eps": 1e-6},
     "generation_config": "vllm",
     "override_generation_config": {"temperature": 0.5},
+    "kv_eviction_policy": "s3fifo",
     "chat_template": "{{ messages }}",
     "max_logprobs": -1,
     "enforce_eager": True,

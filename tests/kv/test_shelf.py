@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vllm.kv.evict.lru import LRU
 from vllm.kv.lineage import Key
+from vllm.kv.retention import Uses
 from vllm.kv.shelf import Shelf
 
 
@@ -17,13 +18,13 @@ def keys(names: str) -> list[Key]:
 
 def full(names: str) -> Shelf:
     """All of them sole, in this order."""
-    shelf = Shelf(len(names), LRU())
+    shelf = Shelf(len(names), LRU(), Uses(100, 16))
     assert shelf.adopt(keys(names)) == []
     return shelf
 
 
 def test_adopts_the_newest():
-    shelf = Shelf(2, LRU())
+    shelf = Shelf(2, LRU(), Uses(100, 16))
     assert shelf.adopt(keys("abcd")) == keys("ab")
     assert [k in shelf for k in keys("abcd")] == [False, False, True, True]
 
@@ -96,6 +97,6 @@ def test_what_the_device_lets_go_was_just_used():
 
 
 def test_a_shelf_without_room():
-    shelf = Shelf(0, LRU())
+    shelf = Shelf(0, LRU(), Uses(100, 16))
     assert shelf.adopt(keys("a")) == keys("a")
     assert shelf.reserve(key("a")) is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vllm.kv.cost import LoadCost
-from vllm.kv.evict import POLICIES
+from vllm.kv.evict import POLICIES, make
 from vllm.kv.hierarchy import Hierarchy, Level
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.manager import KVManager
@@ -64,20 +64,23 @@ class TiersMachine(RuleBasedStateMachine):
         window=st.integers(2, 8),
         warm=st.lists(st.sampled_from([3, 4]), max_size=4),
         asynchronous=st.sampled_from([True, True, True, False]),
+        policy=st.sampled_from(["lru", "lru", *POLICIES]),
     )
-    def start(self, blocks, upper, lower, window, warm, asynchronous):
-        self.kv = KVManager(KVSpec(1, 1, 1, SIZE, "float32"), blocks, PRINT)
+    def start(self, blocks, upper, lower, window, warm, asynchronous, policy):
+        self.kv = KVManager(KVSpec(1, 1, 1, SIZE, "float32"), blocks, PRINT, policy=policy)
         self.tiers = [FaultyTier("host", upper)]
         if lower:
             self.tiers.append(FaultyTier("disk", lower))
         self.clock = HeldClock()
         self.arena = Arena(blocks)
-        make = SteppedMover if asynchronous else Mover
-        self.mover = make(
+        kind = SteppedMover if asynchronous else Mover
+        self.mover = kind(
             self.tiers, asynchronous=asynchronous, clock=self.clock, deadline=2.0, max_queued=8
         )
         self.stepped = self.mover if asynchronous else None
-        levels = [Level(t, Shelf(len(t.free), POLICIES["lru"]())) for t in self.tiers]
+        levels = [
+            Level(t, Shelf(len(t.free), make(self.kv.policy), self.kv.uses)) for t in self.tiers
+        ]
         self.kv.attach(
             Hierarchy(
                 levels,
@@ -359,6 +362,7 @@ def test_long_random_lives(tens):
             window=rng.randint(2, 8),
             warm=[3, 4],
             asynchronous=rng.random() < 0.8,
+            policy=rng.choice(["lru", *POLICIES]),
         )
         machine.busy_time(rng, 150)
         machine.teardown()

@@ -41,9 +41,10 @@ class Drive:
         queued_tokens: int | None = None,
         seed: int = 0,
         window: int = 1,
+        eviction: str = "lru",
     ) -> None:
         spec = KVSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=size, dtype="float32")
-        self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching)
+        self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching, policy=eviction)
         self.max_model_len = max_model_len or blocks * size
         self.scheduler = Scheduler(
             SchedulerConfig(

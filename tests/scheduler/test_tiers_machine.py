@@ -8,7 +8,7 @@ import pytest
 
 from tests.kv.faulty import FaultyTier, HeldClock, SteppedMover
 from vllm.kv.cost import LoadCost
-from vllm.kv.evict import POLICIES
+from vllm.kv.evict import POLICIES, make
 from vllm.kv.hierarchy import Hierarchy, Level
 from vllm.kv.mover import Mover
 from vllm.kv.shelf import Shelf
@@ -25,9 +25,11 @@ class TieredDrive(Drive):
         super().__init__(**options)
         self.rng, self.clock = rng, HeldClock()
         self.tiers = [FaultyTier("host", host), FaultyTier("disk", disk)]
-        make = SteppedMover if asynchronous else Mover
-        self.mover = make(self.tiers, clock=self.clock, asynchronous=asynchronous)
-        levels = [Level(t, Shelf(len(t.free), POLICIES["lru"]())) for t in self.tiers]
+        kind = SteppedMover if asynchronous else Mover
+        self.mover = kind(self.tiers, clock=self.clock, asynchronous=asynchronous)
+        levels = [
+            Level(t, Shelf(len(t.free), make(self.kv.policy), self.kv.uses)) for t in self.tiers
+        ]
         cost = LoadCost(self.kv.spec.block_bytes, self.kv.spec.block_size)
         self.kv.attach(
             Hierarchy(levels, self.mover, self.fake, self.kv.pool, self.kv.index, cost, window=host)
@@ -89,6 +91,7 @@ def live(seed: int) -> None:
         policy=rng.choice(["fcfs", "priority"]),
         max_model_len=longest,
         window=rng.choice([1, 2, 5]),
+        eviction=rng.choice(["lru", "lru", *POLICIES]),
     )
     for _ in range(60):
         op = rng.random()

@@ -34,6 +34,20 @@ from vllm.config.model import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_KV_GIB = 4
+# What kv.evict has; a test holds the two together.
+EVICTION_POLICIES = (
+    "lru",
+    "fifo",
+    "lfu",
+    "s3fifo",
+    "workload",
+    "arc",
+    "clock",
+    "gdsf",
+    "sieve",
+    "slru",
+    "2q",
+)
 
 
 @dataclass
@@ -117,6 +131,12 @@ class EngineArgs:
     disk_cache_size: int = flag(16 << 30, "Cache", "Bytes of the disk tier.", size=True)
     enable_async_swapping: bool = flag(
         True, "Cache", "Move blocks between tiers while steps run, rather than between them."
+    )
+    kv_eviction_policy: str = flag(
+        "lru",
+        "Cache",
+        "Which cached blocks go first, in every tier.",
+        choices=EVICTION_POLICIES,
     )
     min_load_tokens: int | None = flag(
         None,
@@ -332,6 +352,7 @@ class EngineArgs:
             memory_bytes=memory,
             num_blocks=self.num_gpu_blocks_override,
             enable_prefix_caching=self.enable_prefix_caching,
+            eviction_policy=self.kv_eviction_policy,
             tiers=self._tiers(),
         )
 

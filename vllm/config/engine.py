@@ -25,6 +25,7 @@ class CacheConfig:
     memory_bytes: int  # for the arena; num_blocks, when given, decides instead
     num_blocks: int | None
     enable_prefix_caching: bool
+    eviction_policy: str = "lru"
     tiers: TierConfig | None = None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from vllm.core.retention import Retention
 from vllm.sampling_params import SamplingParams
 
 
@@ -24,6 +25,9 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     eos_token_ids: list[int] = []
     bad_words_token_ids: list[list[int]] = []
     grammar: str | None = None  # what structured outputs compiled to
+    retention: list[Retention] = []
+    workload: str = ""  # what kind of request this is, in the client's words
+    session: str = ""
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):

@@ -51,6 +51,7 @@ class EngineCore:
             self.capacity.num_blocks,
             key_root,
             enable_caching=config.cache.enable_prefix_caching,
+            policy=config.cache.eviction_policy,
         )
         if config.cache.tiers is not None:
             self.executor.attach_tiers(kv, config.cache.tiers, key_root)

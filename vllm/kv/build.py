@@ -8,7 +8,7 @@ from pathlib import Path
 from vllm.config.engine import TierConfig
 from vllm.core.plan import BlockIO
 from vllm.kv.cost import LoadCost
-from vllm.kv.evict import POLICIES
+from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy, Level
 from vllm.kv.manager import KVManager
 from vllm.kv.mover import Mover
@@ -30,10 +30,10 @@ def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: by
     levels: list[Level] = []
     blocks = config.host_blocks or config.host_bytes // block_bytes
     if blocks:
-        levels.append(Level(HostTier(blocks, block_bytes), Shelf(blocks, POLICIES["lru"]())))
+        levels.append(Level(HostTier(blocks, block_bytes), Shelf(blocks, make(kv.policy), kv.uses)))
         logger.info("Host tier: %d blocks, %.2f GiB", blocks, blocks * block_bytes / 2**30)
     if config.disk_dir is not None:
-        levels.append(_disk(Path(config.disk_dir), config.disk_bytes, block_bytes, fingerprint))
+        levels.append(_disk(kv, Path(config.disk_dir), config.disk_bytes, fingerprint))
     kv.attach(
         Hierarchy(
             levels,
@@ -60,9 +60,9 @@ def _capacity(level: Level) -> int:
     return level.shelf.capacity
 
 
-def _disk(root: Path, quota: int, block_bytes: int, fingerprint: bytes) -> Level:
-    tier = DiskTier(root, block_bytes, fingerprint)
-    shelf = Shelf(quota // tier.file_bytes, POLICIES["lru"]())
+def _disk(kv: KVManager, root: Path, quota: int, fingerprint: bytes) -> Level:
+    tier = DiskTier(root, kv.spec.block_bytes, fingerprint)
+    shelf = Shelf(quota // tier.file_bytes, make(kv.policy), kv.uses)
     found = [key for key, _ in sorted(tier.scan(), key=lambda item: item[1])]
     for key in shelf.adopt(found):
         tier.delete(key)

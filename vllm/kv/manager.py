@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm.kv.evict import POLICIES
+from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.pool import BlockPool
+from vllm.kv.retention import NOBODY, Owner, Uses
 from vllm.kv.spec import KVSpec
 from vllm.kv.table import BlockTable
+
+USES_A_BLOCK = 4  # blocks of any tier whose last use is remembered, for each on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,10 @@ class KVManager:
         self.spec = spec
         self.caching = enable_caching
         self._fingerprint = fingerprint
+        self.policy = policy
+        self.uses = Uses(USES_A_BLOCK * num_blocks, spec.block_size)
         self._index = Index()
-        self._pool = BlockPool(num_blocks, POLICIES[policy](), self._index)
+        self._pool = BlockPool(num_blocks, make(policy), self._index, self.uses)
         self._tables: dict[int, BlockTable] = {}
         self._lineages: dict[int, Lineage] = {}  # of sequences that wait
         self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
@@ -117,6 +122,7 @@ class KVManager:
         salt: str | None = None,
         limit: int | None = None,
         headroom: int = 0,
+        owner: Owner = NOBODY,
     ) -> int | None:
         """Give a sequence blocks for all of its tokens, sharing those that are cached.
 
@@ -124,7 +130,8 @@ class KVManager:
         the last token, which must be computed to sample the next). Some of them may be on their way
         from a slower tier: while `waits(seq)`, the sequence may not run; see `poll`. None, and
         nothing changes, when that would leave fewer than `headroom` blocks to those who run
-        already. A forked sequence keeps the blocks that it has.
+        already. A forked sequence keeps the blocks that it has. The eviction policy learns of the
+        owner what it may want to know.
         """
         assert tokens, "an empty sequence cannot be admitted"
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
@@ -144,6 +151,7 @@ class KVManager:
         table = BlockTable(self._lineages.pop(seq))
         table.blocks = [next(fresh) if hit.block is None else hit.block for hit in found]
         table.blocks += fresh
+        table.owner = owner
         self._tables[seq] = table
         self._account(seq, table, found, tokens)
         # While they are on their way, nobody may take its blocks for what they are to become.
@@ -269,6 +277,7 @@ class KVManager:
     def attach(self, tiers: Hierarchy) -> None:
         """Put slower tiers under the device. Before the first admission."""
         self._tiers = tiers
+        self.uses.limit += sum(level.shelf.capacity for level in tiers.levels)
 
     def grow(self, seq: int, tokens: int) -> list[BlockId] | None:
         """Blocks added so that the table holds `tokens` tokens; None when there are too few."""
@@ -291,7 +300,9 @@ class KVManager:
         shared = source.blocks[:full]
         self._pool.share(shared)
         published = min(full, source.published)
-        self._tables[child] = BlockTable(source.lineage.fork(published), list(shared), published)
+        self._tables[child] = BlockTable(
+            source.lineage.fork(published), list(shared), published, owner=source.owner
+        )
 
     def publish(self, seq: int, tokens: Sequence[int], computed: int) -> None:
         """Offer the blocks that `computed` tokens have filled to everybody else.
@@ -328,9 +339,11 @@ class KVManager:
         for key in table.promised:
             if self._computing.get(key) == seq:
                 del self._computing[key]
+        keys = () if table.lineage.lossy else table.lineage.keys()
         for i in reversed(range(len(table.blocks))):
-            if i < table.published and not table.lineage.lossy:
-                self._pool.renew(table.blocks[i], table.lineage.key(i))
+            if i < table.published and keys:
+                self.uses.used(keys[i], keys[i - 1] if i else None, i, table.owner)
+                self._pool.renew(table.blocks[i], keys[i])
             self._pool.release(table.blocks[i : i + 1])
 
     def holds(self, seq: int) -> bool:

@@ -20,13 +20,15 @@ from itertools import islice
 from vllm.kv.evict import EvictionPolicy
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key
+from vllm.kv.retention import Uses
 
 
 class BlockPool:
     """All device blocks, by number. Allocation is all or nothing; a refusal changes nothing."""
 
-    def __init__(self, num_blocks: int, policy: EvictionPolicy, index: Index) -> None:
+    def __init__(self, num_blocks: int, policy: EvictionPolicy, index: Index, uses: Uses) -> None:
         self.num_blocks = num_blocks
+        self._uses = uses
         self._refs = [0] * num_blocks
         self._keys: list[Key | None] = [None] * num_blocks
         self._free = [BlockId(i) for i in reversed(range(num_blocks))]  # a stack, 0 on top
@@ -66,14 +68,14 @@ class BlockPool:
         if self.on_evict is not None:
             self.on_evict(chosen)
         for key in chosen:
-            self._policy.remove(key)
+            self._policy.evict(key)
             block = self._index.drop(key)
             self._keys[block] = None
             self._free.append(block)
 
     def next_victims(self, count: int) -> list[tuple[Key, BlockId]]:
         """The cached blocks that would be evicted next, at most `count`, and where they are."""
-        unpinned = (key for key in self._policy.victims() if key not in self._pinned)
+        unpinned = (key for key in self._policy.victims(self._uses.now) if key not in self._pinned)
         return [(key, self._index.place(key)) for key in islice(unpinned, count)]
 
     def pin(self, key: Key) -> None:
@@ -112,7 +114,7 @@ class BlockPool:
                 if key is None:
                     self._free.append(block)
                 else:
-                    self._policy.insert(key)
+                    self._policy.insert(key, self._uses.last(key))
 
     def publish(self, block: BlockId, key: Key) -> bool:
         """Name a held block's content, once. False when that content is cached elsewhere already.
@@ -130,7 +132,13 @@ class BlockPool:
     def renew(self, block: BlockId, key: Key) -> None:
         """A held block with the key's content was used until now, so that content was."""
         if self._keys[block] is None and not self.publish(block, key) and key in self._policy:
-            self._policy.touch(key)
+            self._policy.touch(key, self._uses.last(key))
+
+    def rank_anew(self, key: Key) -> None:
+        """What is known of the key's use has changed; one that nobody holds takes its new place."""
+        if key in self._policy:
+            self._policy.remove(key)
+            self._policy.insert(key, self._uses.last(key))
 
     def is_published(self, block: BlockId) -> bool:
         return self._keys[block] is not None
@@ -162,3 +170,4 @@ class BlockPool:
             assert self._keys[place] == name, "the index names the block that holds the key"
         named = sum(key is not None for key in self._keys)
         assert named == len(self._index), "every published block is in the index"
+        self._policy.check()

@@ -20,13 +20,15 @@ from itertools import islice
 
 from vllm.kv.evict import EvictionPolicy
 from vllm.kv.lineage import Key
+from vllm.kv.retention import Uses
 
 
 class Shelf:
     """`capacity` blocks."""
 
-    def __init__(self, capacity: int, policy: EvictionPolicy) -> None:
+    def __init__(self, capacity: int, policy: EvictionPolicy, uses: Uses) -> None:
         self.capacity = capacity
+        self._uses = uses
         self._storing: set[Key] = set()
         self._spare: OrderedDict[Key, None] = OrderedDict()
         self._sole = policy
@@ -55,7 +57,7 @@ class Shelf:
         ordered = list(keys)
         keep = ordered[max(0, len(ordered) - self.capacity) :]
         for key in keep:
-            self._sole.insert(key)
+            self._sole.insert(key, self._uses.last(key))
         return ordered[: len(ordered) - len(keep)]
 
     def reserve(self, key: Key) -> list[Key] | None:
@@ -88,14 +90,14 @@ class Shelf:
         return len(self) >= self.capacity
 
     def _victims(self) -> Iterator[Key]:
-        for group in (self._bad, self._spare, self._sole.victims()):
+        for group in (self._bad, self._spare, self._sole.victims(self._uses.now)):
             for key in group:
                 if key not in self._pins:
                     yield key
 
     def next_sole(self, count: int) -> list[Key]:
         """The next `count` keys that would be lost here, for the tier below to take."""
-        return [k for k in islice(self._sole.victims(), count) if k not in self._pins]
+        return [k for k in islice(self._sole.victims(self._uses.now), count) if k not in self._pins]
 
     def stored(self, key: Key, *, on_device: bool) -> None:
         """The write has succeeded."""
@@ -103,7 +105,7 @@ class Shelf:
         if on_device:
             self._spare[key] = None
         else:
-            self._sole.insert(key)
+            self._sole.insert(key, self._uses.last(key))
 
     def failed(self, key: Key) -> None:
         """The write has not succeeded; the key is not here."""
@@ -116,11 +118,9 @@ class Shelf:
             self._bad[key] = None
 
     def _remove(self, key: Key) -> None:
-        if key in self._sole:
-            self._sole.remove(key)
-        else:
-            self._spare.pop(key, None)
-            self._bad.pop(key, None)
+        self._sole.evict(key)
+        self._spare.pop(key, None)
+        self._bad.pop(key, None)
 
     def device_has(self, key: Key) -> None:
         """The key is on the device now, so this copy is to spare."""
@@ -132,7 +132,7 @@ class Shelf:
         """The device has evicted the key: this copy is the one that is left, and was just used."""
         if key in self._spare:
             del self._spare[key]
-            self._sole.insert(key)
+            self._sole.insert(key, self._uses.last(key))
 
     def pin(self, key: Key) -> None:
         """Keep the key, at its place in the order, while it is read."""
@@ -153,6 +153,7 @@ class Shelf:
     def check(self) -> None:
         """AssertionError unless the states are disjoint and within the capacity."""
         assert len(self) <= self.capacity
+        self._sole.check()
         for key in self._pins:
             assert key in self or key in self._bad, "a pinned key stays"
         for key in self._storing:

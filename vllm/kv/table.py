@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vllm.kv.index import BlockId
 from vllm.kv.lineage import Key, Lineage
+from vllm.kv.retention import NOBODY, Owner
 
 
 @dataclass(slots=True)
@@ -23,3 +24,4 @@ class BlockTable:
     sources: dict[str, int] = field(
         default_factory=dict
     )  # cached tokens by the tier they came from
+    owner: Owner = NOBODY

@@ -21,6 +21,7 @@ from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
+from vllm.kv.retention import NOBODY, Owner
 from vllm.scheduler import stop, window
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
@@ -61,6 +62,9 @@ class Scheduler:
             )
             return
         params = request.params
+        owner = NOBODY
+        if request.retention or request.workload or request.session:
+            owner = Owner(request.workload, request.session, tuple(request.retention))
         sequences = []
         for index in range(params.n):
             self._numbers += 1
@@ -73,6 +77,7 @@ class Scheduler:
                     sampling_seed=own,
                     tokens=list(request.prompt_token_ids),
                     queued=now,
+                    owner=owner,
                 )
             )
         first, *forks = sequences
@@ -142,6 +147,7 @@ class Scheduler:
     def schedule(self, now: float) -> StepPlan:
         """The next step. An empty plan means that there is nothing to run."""
         self._planned = []
+        self.kv.uses.now = now
         counts: list[int] = []
         blocks: list[list[int]] = []
         new: list[NewSequence] = []
@@ -286,6 +292,7 @@ class Scheduler:
             limit=_readable(sequence),
             # Each that runs may need a block for its next token.
             headroom=len(self.running) + len(self.loading),
+            owner=sequence.owner,
         )
         if cached is None:
             return False

@@ -14,7 +14,7 @@ from vllm.core.plan import BlockIO, NewSequence, StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
 from vllm.engine.capacity import Capacity
 from vllm.kv.cost import LoadCost
-from vllm.kv.evict import POLICIES
+from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy, Level
 from vllm.kv.manager import KVManager
 from vllm.kv.shelf import Shelf
@@ -120,7 +120,7 @@ class SimulatedExecutor:
             if blocks:
                 rate, seed = assumed.failure_rate, self._seed
                 tier = ModelledTier(name, page, failure_rate=rate, seed=seed)
-                levels.append(Level(tier, Shelf(blocks, POLICIES["lru"]())))
+                levels.append(Level(tier, Shelf(blocks, make(kv.policy), kv.uses)))
         bandwidths = {"host": assumed.host_bandwidth, "disk": assumed.disk_bandwidth}
         mover = ModelledMover(
             [level.tier for level in levels],  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 
+from vllm.kv.evict.policy import UNKNOWN, Use
 from vllm.kv.lineage import Key
 
 
@@ -14,17 +15,23 @@ class LRU:
     def __init__(self) -> None:
         self._order: OrderedDict[Key, None] = OrderedDict()
 
-    def insert(self, key: Key) -> None:
+    def insert(self, key: Key, use: Use = UNKNOWN) -> None:
         self._order[key] = None
 
-    def touch(self, key: Key) -> None:
+    def touch(self, key: Key, use: Use = UNKNOWN) -> None:
         self._order.move_to_end(key)
 
     def remove(self, key: Key) -> None:
         del self._order[key]
 
-    def victims(self) -> Iterator[Key]:
+    def evict(self, key: Key) -> None:
+        self._order.pop(key, None)
+
+    def victims(self, now: float = 0.0) -> Iterator[Key]:
         return iter(self._order)
+
+    def check(self) -> None:
+        """Nothing can be out of step with anything else."""
 
     def __len__(self) -> int:
         return len(self._order)
