@@ -12,6 +12,7 @@ import yaml
 
 from vllm.config import AsyncEngineArgs, EngineArgs, hub
 from vllm.config.engine import SimulatorConfig, TierConfig
+from vllm.config.failures import Failures
 from vllm.config.flags import FlexibleArgumentParser, add_flags, human_size
 from vllm.engine.capacity import capacity
 
@@ -97,7 +98,7 @@ SIMULATOR_VALUES: dict[str, Any] = {
     "simulator_trace": "somewhere",
     "simulator_host_bandwidth": 1e9,
     "simulator_disk_bandwidth": 1e8,
-    "simulator_failure_rate": 0.25,
+    "simulator_failures": "tier=0.25",
 }
 
 
@@ -153,7 +154,7 @@ def test_the_simulator_from_keywords_flags_and_yaml(tmp_path: Path) -> None:
         trace="somewhere",
         host_bandwidth=1e9,
         disk_bandwidth=1e8,
-        failure_rate=0.25,
+        failures=Failures(tier=0.25),
     )
     assert (config.model.num_layers, config.model.num_kv_heads) == (32, 8)
     assert config.load.load_format == "dummy"

@@ -123,7 +123,7 @@ class Drive:
 
     def _take(self, output: SequenceOutput) -> None:
         key = (output.request_id, output.index)
-        if output.finish_reason in ("rejected", "error"):
+        if output.finish_reason in ("rejected", "invalid"):
             self.rejected[output.request_id] = (output.finish_reason, output.stop_reason)
             return
         assert output.request_id not in self.aborted, "an aborted request gave something"

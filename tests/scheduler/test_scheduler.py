@@ -349,7 +349,7 @@ def test_an_id_that_is_taken_is_an_error():
     drive.scheduler.add(drive.requests["a"], 0.0)
     plan = drive.scheduler.schedule(1.0)
     outputs = drive.scheduler.update(plan, drive.fake.execute(plan))
-    assert outputs[0].finish_reason == "error"
+    assert outputs[0].finish_reason == "invalid"
     assert "the id a" in outputs[0].stop_reason
     assert outputs[1].token_ids
     drive.scheduler.check()

@@ -75,7 +75,7 @@ def test_the_same_requests_give_the_same_results(seed: int, tiers: bool, failure
     draw = random.Random(seed)
     args: dict[str, Any] = {"num_gpu_blocks_override": 40, "block_size": 8}
     if tiers:
-        args |= TIERS | {"simulator_failure_rate": failure, "simulator_host_bandwidth": 1e6}
+        args |= TIERS | {"simulator_failures": f"tier={failure}", "simulator_host_bandwidth": 1e6}
     at = 0.0
     asks = []
     for prompt in sessions(seed, 30):
@@ -156,7 +156,9 @@ def test_what_the_tokens_are(tmp_path: Path) -> None:
 
 
 def test_the_sizes_are_the_models() -> None:
-    args = EngineArgs(simulator="random", simulator_model="llama-3-8b", kv_cache_memory_bytes=2**30)
+    args = EngineArgs(
+        simulator="random", simulator_model="llama-3.1-8b", kv_cache_memory_bytes=2**30
+    )
     llm = LLM.from_engine_args(args)
     spec = llm.llm_engine.core.capacity.spec
     assert spec.block_bytes == 16 * 128 * 1024, "128 KiB a token"
@@ -171,7 +173,12 @@ def test_the_sizes_are_the_models() -> None:
         ({"simulator": "trace"}, "simulator_trace"),
         ({"simulator": "echo", "simulator_trace": "x"}, "simulator_trace"),
         ({"simulator": "echo", "simulator_host_bandwidth": 0.0}, "simulator_host_bandwidth"),
-        ({"simulator": "echo", "simulator_failure_rate": 2.0}, "simulator_failure_rate"),
+        ({"simulator": "echo", "simulator_failures": "tier=2"}, "simulator_failures: tier"),
+        ({"simulator": "echo", "simulator_failures": "stall=nan"}, "simulator_failures: stall"),
+        ({"simulator": "echo", "simulator_failures": "request"}, "simulator_failures: request"),
+        ({"simulator": "echo", "simulator_failures": "luck=1"}, "simulator_failures: 'luck'"),
+        ({"simulator": "echo", "simulator_failures": "crash=1.5"}, "simulator_failures: crash"),
+        ({"simulator": "echo", "simulator_failures": "seconds=inf"}, "simulator_failures"),
         ({"simulator": "echo", "simulator_latency": "sudden"}, "latency"),
         ({"simulator": "trace", "simulator_trace": "/nowhere"}, "nowhere"),
     ],

@@ -21,8 +21,9 @@ from vllm.config.engine import (
     TierConfig,
     VllmConfig,
 )
+from vllm.config.failures import parse_failures
 from vllm.config.flags import add_flags, check_types, flag
-from vllm.config.geometries import GEOMETRIES
+from vllm.config.geometries import geometry
 from vllm.config.model import (
     ModelConfig,
     read_generation,
@@ -234,8 +235,12 @@ class EngineArgs:
     simulator_disk_bandwidth: float = flag(
         2e9, "Simulator", "Bytes a second between the disk tier and the others."
     )
-    simulator_failure_rate: float = flag(
-        0.0, "Simulator", "Share of the tiers' reads and writes that fail."
+    simulator_failures: str = flag(
+        "",
+        "Simulator",
+        "What goes wrong: name=number,... with the shares tier (reads and writes of tiers), "
+        "request, stream (outputs that end with an error, at once or under way), stall (steps "
+        "that take seconds longer), and crash (the step at which the engine dies).",
     )
 
     def create_engine_config(self, *, serving: bool = False) -> VllmConfig:
@@ -269,12 +274,7 @@ class EngineArgs:
             return {}
         if self.simulator is None:
             raise ValueError("simulator_model needs simulator")
-        if self.simulator_model not in GEOMETRIES:
-            raise ValueError(
-                f"simulator_model must be one of {', '.join(GEOMETRIES)}, "
-                f"not {self.simulator_model!r}"
-            )
-        return GEOMETRIES[self.simulator_model]
+        return geometry(self.simulator_model)
 
     def _simulator(self) -> SimulatorConfig | None:
         if self.simulator is None:
@@ -284,8 +284,6 @@ class EngineArgs:
         for name in ("simulator_host_bandwidth", "simulator_disk_bandwidth"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0")
-        if not 0 <= self.simulator_failure_rate <= 1:
-            raise ValueError("simulator_failure_rate must be between 0 and 1")
         return SimulatorConfig(
             mode=self.simulator,
             latency=self.simulator_latency,
@@ -293,7 +291,7 @@ class EngineArgs:
             trace=self.simulator_trace,
             host_bandwidth=self.simulator_host_bandwidth,
             disk_bandwidth=self.simulator_disk_bandwidth,
-            failure_rate=self.simulator_failure_rate,
+            failures=parse_failures(self.simulator_failures),
         )
 
     def _model(self) -> ModelConfig:
@@ -342,7 +340,7 @@ class EngineArgs:
         if memory is None:
             asked = os.environ.get("VLLM_CPU_KVCACHE_SPACE")
             try:
-                memory = int(float(asked) * 2**30) if asked else _default_kv_bytes()
+                memory = int(float(asked) * 2**30) if asked else self._default_kv_bytes()
             except (ValueError, OverflowError):
                 raise ValueError(
                     f"VLLM_CPU_KVCACHE_SPACE must be a number of GiB, not {asked!r}"
@@ -355,6 +353,19 @@ class EngineArgs:
             eviction_policy=self.kv_eviction_policy,
             tiers=self._tiers(),
         )
+
+    def _default_kv_bytes(self) -> int:
+        """4 GiB, or 40% of the memory that is free now when that is less.
+
+        A simulated engine needs no memory, and its results must not depend on the machine.
+        """
+        if self.simulator is not None:
+            return DEFAULT_KV_GIB << 30
+        try:
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (ValueError, OSError):
+            return DEFAULT_KV_GIB << 30
+        return min(DEFAULT_KV_GIB << 30, int(free * 0.4))
 
     def _tiers(self) -> TierConfig | None:
         """None without tiers. Raises ValueError for flags that cannot go together."""
@@ -431,15 +442,6 @@ def _at_least(args: EngineArgs, name: str, low: int) -> None:
     value = getattr(args, name)
     if value is not None and value < low:
         raise ValueError(f"{name} must be at least {low}, not {value}")
-
-
-def _default_kv_bytes() -> int:
-    """4 GiB, or 40% of the memory that is free now when that is less."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        return DEFAULT_KV_GIB << 30
-    return min(DEFAULT_KV_GIB << 30, int(free * 0.4))
 
 
 def _template(given: str | None) -> str | None:

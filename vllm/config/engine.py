@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm.config.failures import Failures
 from vllm.config.model import ModelConfig
 
 
@@ -63,7 +64,7 @@ class SimulatorConfig:
     trace: str | None  # JSONL with output lengths
     host_bandwidth: float  # bytes a second
     disk_bandwidth: float
-    failure_rate: float  # of reads and writes of a tier's blocks
+    failures: Failures
 
 
 @dataclass(frozen=True, slots=True)

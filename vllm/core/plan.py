@@ -60,6 +60,7 @@ class StepResult:
     tokens: list[int]
     logprobs: list[TokenLogprobs | None] | None = None  # as tokens
     prompt_logprobs: dict[int, list[TokenLogprobs]] | None = None  # sequence -> this chunk's
+    failed: dict[int, str] | None = None  # sequence that sampled in vain -> why; its token is not
 
 
 class BlockIO(Protocol):

@@ -66,7 +66,7 @@ class _State:
 
 
 class RequestRejectedError(Exception):
-    """The core refused a request: `reason` is "rejected" (queues are full) or "error"."""
+    """The core refused a request: `reason` is "rejected" (queues are full) or "invalid"."""
 
     def __init__(self, request_id: str, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -156,7 +156,7 @@ class OutputProcessor:
             state = self._states.get(output.request_id)
             if state is None:
                 continue  # aborted, with this output on its way
-            if output.finish_reason in ("rejected", "error"):
+            if output.finish_reason in ("rejected", "invalid"):
                 rejected.append(self._reject(output))
                 continue
             if self._apply(state, output, step.time):
@@ -189,7 +189,15 @@ class OutputProcessor:
             state.prompt_logprobs += [self._position(p) for p in output.prompt_logprobs]
         completion = state.completions[output.index]
         made = completion.output
-        if not output.token_ids or made.finish_reason is not None:
+        if made.finish_reason is not None:
+            return False
+        if output.finish_reason == "error":
+            made.finish_reason, made.stop_reason = "error", output.stop_reason
+            if completion.detokenizer is not None:
+                completion.detokenizer.finish()
+            state.unfinished -= 1
+            return True
+        if not output.token_ids:
             return False
         self._record_times(state, completion, output, now)
         made.token_ids += output.token_ids

@@ -87,7 +87,7 @@ class Scheduler:
 
     def _refusal(self, request: EngineRequest) -> tuple[str, str] | None:
         if request.request_id in self._by_request:
-            return "error", f"a request with the id {request.request_id} is in the engine already"
+            return "invalid", f"a request with the id {request.request_id} is in the engine already"
         most = self._config.max_num_queued_reqs
         if most is not None and len(self.waiting) >= most:
             return "rejected", "max_num_queued_reqs"
@@ -365,7 +365,7 @@ class Scheduler:
                 self._tell_prompt_logprobs(sequence, output, before, result.prompt_logprobs)
             if plan.sample[row]:
                 self._append(sequence, output, result, next(sampled))
-            if output.token_ids or output.prompt_logprobs:
+            if output.token_ids or output.prompt_logprobs or output.finish_reason:
                 outputs.append(output)
         if self._planned:
             self._stats.step_tokens.append(plan.num_tokens)
@@ -383,6 +383,10 @@ class Scheduler:
     def _append(
         self, sequence: Sequence, output: SequenceOutput, result: StepResult, at: int
     ) -> None:
+        if result.failed is not None and sequence.number in result.failed:
+            output.finish_reason, output.stop_reason = "error", result.failed[sequence.number]
+            self._finish(sequence)
+            return
         token = result.tokens[at]
         sequence.tokens.append(token)
         self._stats.generated_tokens += 1

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from vllm.config import VllmConfig
 from vllm.config.engine import SimulatorConfig, TierConfig
+from vllm.config.model import ModelConfig, read_json
 from vllm.core.clock import Clock, monotonic
 from vllm.core.plan import BlockIO, NewSequence, StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
@@ -50,7 +51,7 @@ class SimulatedExecutor:
         assert config.simulator is not None
         self._config: SimulatorConfig = config.simulator
         self._capacity = capacity
-        self._vocab = config.model.vocab_size
+        self._vocab = _spoken(config.model)
         self._latency = parse(self._config.latency, config.model)
         virtual = self._config.clock == "virtual"
         self.clock: Clock = VirtualClock() if virtual else monotonic
@@ -58,7 +59,9 @@ class SimulatedExecutor:
         self.blocks: BlockIO = _OnePage(capacity.spec.block_bytes)
         self.busy_seconds = 0.0
         self._lengths = read_lengths(self._config.trace) if self._config.trace else []
+        self._failures = self._config.failures
         self._seed = config.model.seed
+        self._steps = 0
         self._new: dict[int, NewSequence] = {}
         self._made: dict[int, int] = {}  # tokens of output, by sequence
 
@@ -71,21 +74,41 @@ class SimulatedExecutor:
             self._made[new.seq] = len(new.tokens) - new.prompt_len
         if not plan.seqs:
             return StepResult(tokens=[])
-        seconds = self._latency(Step.of(plan))
+        seconds = self._latency(Step.of(plan)) + self._stall()
         self.busy_seconds += seconds
         self._sleep(seconds)
-        tokens, logprobs, told = [], [], {}
+        tokens, logprobs, told, failed = [], [], {}, {}
         for i, seq in enumerate(plan.seqs):
             new = self._new[seq]
             if new.params.prompt_logprobs is not None:
                 told[seq] = self._prompt_part(new, int(plan.starts[i]), int(plan.counts[i]))
             if plan.sample[i]:
+                if self._fails(seq):
+                    failed[seq] = "a failure that was asked for"
                 token = self._next(seq, new)
                 self._made[seq] += 1
                 tokens.append(token)
                 asked = new.params.logprobs is not None
                 logprobs.append(_certain(token) if asked else None)
-        return StepResult(tokens, logprobs if any(logprobs) else None, told or None)
+        return StepResult(tokens, logprobs if any(logprobs) else None, told or None, failed or None)
+
+    def _stall(self) -> float:
+        """Seconds that this step takes longer. Raises RuntimeError when it is the last one."""
+        self._steps += 1
+        if self._steps == self._failures.crash:
+            raise RuntimeError(f"the crash at step {self._steps} that was asked for")
+        stalls = self._draw("stall", self._steps) < self._failures.stall
+        return self._failures.seconds if stalls else 0.0
+
+    def _fails(self, seq: int) -> bool:
+        made = self._made[seq]
+        if made == 0:
+            return self._draw("request", seq) < self._failures.request
+        return made == 1 and self._draw("stream", seq) < self._failures.stream
+
+    def _draw(self, what: str, number: int) -> float:
+        """Between 0 and 1, the same for the same seed whenever it is asked."""
+        return _mixed(_mixed(self._seed + (sum(what.encode()) << 32)) ^ number) / 2**64
 
     def _next(self, seq: int, new: NewSequence) -> int:
         made = self._made[seq]
@@ -95,7 +118,7 @@ class SimulatedExecutor:
             line = (seq - 1) % len(self._lengths)  # the scheduler counts arrivals from 1
             if made >= self._lengths[line]:
                 return self._end(new)
-        token = _mixed(new.sampling_seed + made) % self._vocab
+        token = _mixed(_mixed(new.sampling_seed) ^ made) % self._vocab
         while token in new.eos_token_ids or token in (new.params.stop_token_ids or ()):
             token = (token + 1) % self._vocab
         return token
@@ -118,8 +141,8 @@ class SimulatedExecutor:
         levels = []
         for name, blocks in sizes.items():
             if blocks:
-                rate, seed = assumed.failure_rate, self._seed
-                tier = ModelledTier(name, page, failure_rate=rate, seed=seed)
+                failure, seed = assumed.failures.tier, self._seed
+                tier = ModelledTier(name, page, failure=failure, seed=seed)
                 levels.append(Level(tier, Shelf(blocks, make(kv.policy), kv.uses)))
         bandwidths = {"host": assumed.host_bandwidth, "disk": assumed.disk_bandwidth}
         mover = ModelledMover(
@@ -137,6 +160,13 @@ class SimulatedExecutor:
 
     def shutdown(self) -> None:
         """Nothing runs here."""
+
+
+def _spoken(model: ModelConfig) -> int:
+    """Ids below this are the model's and, as far as its folder says, the tokenizer's too."""
+    path = model.tokenizer_folder / "config.json"
+    known = read_json(path).get("vocab_size") if path.is_file() else None
+    return min(model.vocab_size, known) if isinstance(known, int) else model.vocab_size
 
 
 def _mixed(number: int) -> int:

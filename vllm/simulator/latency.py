@@ -1,7 +1,8 @@
 """How long a step takes: models of latency, by name and parameters.
 
 `constant:step=0.01`, `linear:prefill=1e-4,sequence=1e-4,kv=1e-8,step=0.002`,
-`roofline:device=h100,compute=0.5,memory=0.7,step=0.0005`, `table:PATH`.
+`roofline:device=h100,count=1,compute=0.5,memory=0.7,step=0.0005`, `table:PATH`. A device that is
+not in the list is given by `flops=` and `bandwidth=`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from vllm.core.plan import StepPlan
 from vllm.kv.spec import ITEM_BYTES
 
 Latency = Callable[["Step"], float]
+
+# Measured here, on two cores of an AMD EPYC with AVX-512-BF16: see experiments/engine.
+CPU_FLOPS, CPU_BANDWIDTH = 0.37e12, 33e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +80,25 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Peaks from the makers' data sheets: dense 16-bit FLOP/s, bytes/s, bytes of memory."""
+    """Peaks from the makers' data sheets: dense 16-bit FLOP/s, bytes/s."""
 
     flops: float
     bandwidth: float
-    memory: float
 
 
 DEVICES = {
-    "a100": Device(312e12, 2.04e12, 80e9),
-    "h100": Device(989e12, 3.35e12, 80e9),
-    "h200": Device(989e12, 4.8e12, 141e9),
-    "l4": Device(121e12, 0.3e12, 24e9),
-    "l40s": Device(362e12, 0.864e12, 48e9),
-    "rtx4090": Device(165e12, 1.01e12, 24e9),
+    "a10": Device(125e12, 0.6e12),
+    "a100": Device(312e12, 2.04e12),
+    "b200": Device(2250e12, 8.0e12),
+    "h20": Device(148e12, 4.0e12),
+    "h100": Device(989e12, 3.35e12),
+    "h200": Device(989e12, 4.8e12),
+    "l4": Device(121e12, 0.3e12),
+    "l40s": Device(362e12, 0.864e12),
+    "mi300x": Device(1307e12, 5.3e12),
+    "rtx4090": Device(165e12, 1.01e12),
+    "t4": Device(65e12, 0.32e12),
+    "cpu": Device(CPU_FLOPS, CPU_BANDWIDTH),
 }
 
 
@@ -97,12 +106,15 @@ DEVICES = {
 class Roofline:
     """The slower of computing and reading memory, each at a share of the device's peak.
 
-    Williams et al., 2009. Weights are read once a step, KVs once a sequence.
+    Williams et al., 2009. Weights are read once a step, KVs once a sequence. Of a mixture a step
+    reads the experts that its tokens choose, as if each chose at random.
     """
 
     device: Device
     weights: float  # parameters that a token passes through
-    weight_bytes: float
+    always: float  # bytes of weights that each step reads
+    experts: float  # bytes of weights of all experts
+    chosen: float  # share of the experts that a token passes through
     kv_bytes: float  # bytes of one token's KVs
     pair_flops: float  # of one query and key pair, over all layers and heads
     compute: float = 0.5
@@ -111,7 +123,8 @@ class Roofline:
 
     def __call__(self, step: Step) -> float:
         flops = 2 * self.weights * step.tokens + self.pair_flops * step.pairs
-        data = self.weight_bytes + self.kv_bytes * step.kv_tokens
+        touched = 1 - (1 - self.chosen) ** step.tokens
+        data = self.always + self.experts * touched + self.kv_bytes * step.kv_tokens
         computing: float = flops / (self.device.flops * self.compute)
         reading = data / (self.device.bandwidth * self.memory)
         return self.step + max(computing, reading)
@@ -136,27 +149,61 @@ class Table:
         return float(seconds * over)
 
 
-def parameters(hf: dict[str, Any], model: ModelConfig) -> float:
-    """Weights of a dense decoder of this geometry that each token passes through."""
-    hidden = float(hf.get("hidden_size") or hf.get("n_embd") or model.num_heads * model.head_dim)
-    inner = float(hf.get("intermediate_size") or 4 * hidden)
-    attention = hidden * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
-    return model.num_layers * (attention + 3 * hidden * inner) + hidden * model.vocab_size
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Parameters of a decoder: those that every token passes through, and its experts'."""
+
+    dense: float
+    experts: float = 0.0
+    chosen: float = 0.0  # share of the experts that a token passes through
+
+    @classmethod
+    def of(cls, hf: dict[str, Any], model: ModelConfig) -> Weights:
+        hidden = float(
+            hf.get("hidden_size") or hf.get("n_embd") or model.num_heads * model.head_dim
+        )
+        inner = float(hf.get("intermediate_size") or 4 * hidden)
+        matrices = 2 if hf.get("model_type") in ("gpt2", "opt") else 3
+        attention = hidden * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
+        mlp, head = matrices * hidden * inner, hidden * model.vocab_size
+        count = hf.get("num_local_experts") or hf.get("num_experts")
+        if not count:
+            return cls(model.num_layers * (attention + mlp) + head)
+        inner = float(hf.get("moe_intermediate_size") or inner)
+        experts = model.num_layers * count * 3 * hidden * inner
+        return cls(model.num_layers * attention + head, experts, hf["num_experts_per_tok"] / count)
 
 
-def roofline(model: ModelConfig, device: str, **shares: float) -> Roofline:
-    if device not in DEVICES:
-        raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {device!r}")
+def roofline(model: ModelConfig, device: Device, **shares: float) -> Roofline:
     item = ITEM_BYTES[model.dtype]
-    weights = parameters(model.hf, model)
+    weights = Weights.of(model.hf, model)
     return Roofline(
-        device=DEVICES[device],
-        weights=weights,
-        weight_bytes=weights * item,
+        device=device,
+        weights=weights.dense + weights.experts * weights.chosen,
+        always=weights.dense * item,
+        experts=weights.experts * item,
+        chosen=weights.chosen,
         kv_bytes=model.num_layers * model.num_kv_heads * 2 * model.head_dim * item,
         pair_flops=4 * model.num_layers * model.num_heads * model.head_dim,
         **shares,
     )
+
+
+def _on_device(name: str, model: ModelConfig, given: dict[str, float]) -> Roofline:
+    """A roofline on a device that is named, or given by its peaks; `count` of them share a step."""
+    peaks = given.pop("flops", None), given.pop("bandwidth", None)
+    count = given.pop("count", 1.0)
+    if name:
+        device = DEVICES.get(name.lower())
+        if device is None or peaks != (None, None):
+            raise ValueError(f"device must be one of {', '.join(DEVICES)}, not {name!r}")
+    elif peaks[0] and peaks[1]:
+        device = Device(peaks[0], peaks[1])
+    else:
+        raise ValueError("a roofline needs device=, or flops= and bandwidth=")
+    if count < 1 or any(given.get(share) == 0 for share in ("compute", "memory")):
+        raise ValueError("count must be at least 1, compute and memory above 0")
+    return roofline(model, Device(device.flops * count, device.bandwidth * count), **given)
 
 
 def parse(text: str, model: ModelConfig) -> Latency:
@@ -166,7 +213,7 @@ def parse(text: str, model: ModelConfig) -> Latency:
         return read_table(Path(rest))
     try:
         given = dict(pair.split("=", 1) for pair in rest.split(",") if pair)
-        device = given.pop("device", "h100")
+        device = given.pop("device", "" if "flops" in given or "bandwidth" in given else "h100")
         numbers = {key: float(value) for key, value in given.items()}
     except ValueError:
         raise ValueError(f"cannot read the parameters of {text!r}: name=number, ...") from None
@@ -175,7 +222,7 @@ def parse(text: str, model: ModelConfig) -> Latency:
     made: dict[str, Callable[..., Latency]] = {
         "constant": Constant,
         "linear": Linear,
-        "roofline": lambda **shares: roofline(model, device, **shares),
+        "roofline": lambda **numbers: _on_device(device, model, numbers),
     }
     if name not in made:
         raise ValueError(f"latency must be one of {', '.join([*made, 'table'])}, not {name!r}")

@@ -15,13 +15,13 @@ from vllm.simulator.clock import VirtualClock
 
 
 class ModelledTier:
-    """Holds keys without their bytes; a read or write fails with probability `failure_rate`."""
+    """Holds keys without their bytes; a read or write fails with probability `failure`."""
 
-    def __init__(self, name: str, page: memoryview, *, failure_rate: float, seed: int) -> None:
+    def __init__(self, name: str, page: memoryview, *, failure: float, seed: int) -> None:
         self.name = name
         self._page = page  # what every block's bytes look like
         self._keys: set[Key] = set()
-        self._failure_rate = failure_rate
+        self._failure = failure
         self._random = random.Random(f"{seed} {name}")
 
     def contains(self, keys: list[Key]) -> list[bool]:
@@ -45,7 +45,7 @@ class ModelledTier:
         self._keys.clear()
 
     def _fails(self) -> bool:
-        return self._failure_rate > 0 and self._random.random() < self._failure_rate
+        return self._failure > 0 and self._random.random() < self._failure
 
 
 class ModelledMover(Mover):
