@@ -17,6 +17,7 @@ COLUMNS: list[list[tuple[str, str]]] = [
     ],
     [("kv", "pool, keys, tables")],
     [
+        ("compression", "which KVs stay"),
         ("model_executor", "models, loader"),
         ("scheduler", "what runs next"),
     ],

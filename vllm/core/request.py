@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from vllm.core.compression import CompressionParams
 from vllm.core.retention import Retention
 from vllm.sampling_params import SamplingParams
 
@@ -28,6 +29,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     retention: list[Retention] = []
     workload: str = ""  # what kind of request this is, in the client's words
     session: str = ""
+    compression: CompressionParams | None = None  # None: keep every KV
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):

@@ -1,0 +1,1 @@
+"""Which KVs of a sequence to keep: metrics score them, `choose` chooses."""
