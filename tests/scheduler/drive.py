@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from vllm.config import SchedulerConfig
 from vllm.core.plan import StepPlan
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
+from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
 from vllm.sampling_params import SamplingParams
@@ -42,13 +43,24 @@ class Drive:
         seed: int = 0,
         window: int = 1,
         eviction: str = "lru",
+        swap: bool = False,
+        prefetch: int = 0,
     ) -> None:
         spec = KVSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=size, dtype="float32")
         self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching, policy=eviction)
         self.max_model_len = max_model_len or blocks * size
         self.scheduler = Scheduler(
             SchedulerConfig(
-                policy, seqs, budget, chunked, threshold, queued_reqs, queued_tokens, window
+                policy,
+                seqs,
+                budget,
+                chunked,
+                threshold,
+                queued_reqs,
+                queued_tokens,
+                window,
+                swap,
+                prefetch,
             ),
             self.kv,
             max_model_len=self.max_model_len,
@@ -74,6 +86,7 @@ class Drive:
         salt: str | None = None,
         arrival: float | None = None,
         eos: tuple[int, ...] = (),
+        hints: CacheHints = NO_HINTS,
         **params,
     ) -> str:
         request_id = request_id or f"r{len(self.requests)}"
@@ -87,6 +100,7 @@ class Drive:
             priority=priority,
             cache_salt=salt,
             eos_token_ids=list(eos),
+            hints=hints,
         )
         self.requests[request_id] = request
         for index in range(made.n):

@@ -7,10 +7,12 @@ import random
 import pytest
 
 from tests.kv.faulty import FaultyTier, HeldClock, SteppedMover
+from vllm.core.retention import NO_HINTS, CacheHints, Retention
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import POLICIES, make
 from vllm.kv.hierarchy import Hierarchy, Level
 from vllm.kv.mover import Mover
+from vllm.kv.sessions import VERBS
 from vllm.kv.shelf import Shelf
 
 from .drive import Drive
@@ -60,6 +62,15 @@ class TieredDrive(Drive):
         self.kv.poll()
 
 
+HINTS = [
+    NO_HINTS,
+    NO_HINTS,
+    CacheHints(session="x"),
+    CacheHints((Retention(priority=80, ttl=9.0),), "chat", "y"),
+    CacheHints((Retention(0, 4, 10), Retention(4, None, 60)), "qa"),
+]
+
+
 def some_prompt(rng: random.Random, most: int) -> list[int]:
     length = rng.randint(1, most)
     own = min(length, rng.choice([0, 0, 1, 2, 4]))
@@ -92,7 +103,11 @@ def live(seed: int) -> None:
         max_model_len=longest,
         window=rng.choice([1, 2, 5]),
         eviction=rng.choice(["lru", "lru", *POLICIES]),
+        swap=rng.random() < 0.5,
+        prefetch=rng.choice([0, 0, 1, 5]),
     )
+    if drive.scheduler._config.prefetch:
+        drive.kv.enable_prefetching()
     for _ in range(60):
         op = rng.random()
         if op < 0.4:
@@ -104,6 +119,7 @@ def live(seed: int) -> None:
                     salt=rng.choice([None, None, None, "a"]),
                     max_tokens=rng.choice([1, 3, 10]),
                     skip_reading_prefix_cache=rng.choice([None, None, None, True]),
+                    hints=rng.choice(HINTS),
                 )
         elif op < 0.5 and drive.requests:
             loading = [s.request.request_id for s in drive.scheduler.loading.values()]
@@ -114,7 +130,10 @@ def live(seed: int) -> None:
             plan.extend(rng.choices(["ok", "os", "crash"], k=2))
         elif op < 0.67:
             drive.clock.now += rng.choice([0.5, 3.0, 70.0])
-        elif op < 0.7:
+        elif op < 0.73:
+            drive.kv.session(rng.choice("xy"), rng.choice(VERBS), rng.choice([None, 5.0]))
+            drive.kv.check()
+        elif op < 0.76:
             drive.kv.reset()
             drive.kv.check()
         for _ in range(rng.choice([0, 1, 4])):

@@ -166,6 +166,16 @@ class EngineArgs:
     scheduler_window_size: int = flag(
         10, "Scheduler", "How many of the oldest that is; nobody is overtaken by as many."
     )
+    enable_async_prefetching: bool = flag(
+        False, "Scheduler", "Bring up from slower tiers what requests of the window will need."
+    )
+    preemption_mode: str = flag(
+        "recompute",
+        "Scheduler",
+        "What becomes of a request that must make room: recompute, or swap: its KVs wait in the "
+        "host tier.",
+        choices=("recompute", "swap"),
+    )
     max_num_queued_reqs: int | None = flag(
         None, "Scheduler", "Most requests that wait; more are refused with 503."
     )
@@ -404,6 +414,23 @@ class EngineArgs:
         _at_least(self, "scheduler_window_size", 1)
         if self.enable_prefix_aware_scheduling and not self.enable_prefix_caching:
             raise ValueError("prefix-aware scheduling needs prefix caching")
+        tiered = self.enable_multi_tier_prefix_caching or self.kv_offloading_size is not None
+        if self.enable_async_prefetching:
+            if not tiered:
+                raise ValueError(
+                    "enable_async_prefetching needs enable_multi_tier_prefix_caching: there is "
+                    "nothing to fetch from"
+                )
+            if not self.enable_async_swapping:
+                raise ValueError(
+                    "enable_async_prefetching needs enable_async_swapping: fetching ahead between "
+                    "steps would only hold them up"
+                )
+        if self.preemption_mode == "swap" and not tiered:
+            raise ValueError(
+                "preemption_mode swap needs enable_multi_tier_prefix_caching: there is no tier to "
+                "swap to"
+            )
         seqs = self.max_num_seqs or (128 if serving else 256)
         tokens = self.max_num_batched_tokens or max(2048 if serving else 4096, seqs)
         if tokens < seqs:
@@ -419,6 +446,8 @@ class EngineArgs:
             max_num_queued_reqs=self.max_num_queued_reqs,
             max_num_queued_tokens=self.max_num_queued_tokens,
             window_size=self.scheduler_window_size if self.enable_prefix_aware_scheduling else 1,
+            swap=self.preemption_mode == "swap",
+            prefetch=self.scheduler_window_size if self.enable_async_prefetching else 0,
         )
 
     def _device(self) -> DeviceConfig:

@@ -40,6 +40,8 @@ class SchedulerConfig:
     max_num_queued_reqs: int | None
     max_num_queued_tokens: int | None
     window_size: int = 1  # how many of the oldest are ordered by what is cached; 1: none
+    swap: bool = False  # preempted sequences go aside, where there is room
+    prefetch: int = 0  # how many of the oldest have their blocks brought up ahead
 
 
 @dataclass(frozen=True, slots=True)

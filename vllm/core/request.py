@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from vllm.core.compression import CompressionParams
-from vllm.core.retention import Retention
+from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.sampling_params import SamplingParams
 
 
@@ -26,10 +26,8 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     eos_token_ids: list[int] = []
     bad_words_token_ids: list[list[int]] = []
     grammar: str | None = None  # what structured outputs compiled to
-    retention: list[Retention] = []
-    workload: str = ""  # what kind of request this is, in the client's words
-    session: str = ""
     compression: CompressionParams | None = None  # None: keep every KV
+    hints: CacheHints = NO_HINTS
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):

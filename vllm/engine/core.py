@@ -55,6 +55,8 @@ class EngineCore:
         )
         if config.cache.tiers is not None:
             self.executor.attach_tiers(kv, config.cache.tiers, key_root)
+            if config.scheduler.prefetch:
+                kv.enable_prefetching()
         self.scheduler = Scheduler(
             config.scheduler,
             kv,

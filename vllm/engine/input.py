@@ -10,12 +10,14 @@ from typing import Any
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
 from vllm.core.request import EngineRequest
+from vllm.core.retention import HINT_FIELDS, NO_HINTS, hints
 from vllm.engine.tokenizer import Tokenizer
 from vllm.grammar import compile_grammar
 from vllm.sampling_params import SamplingParams
 
 MAX_SALT = 128
 _SALT_REFUSED = re.compile(r"[@/\\\x00\ud800-\udfff]")
+_PROMPT_FIELDS = {"prompt", "prompt_token_ids", "cache_salt", *HINT_FIELDS}
 INT64 = 2**63  # what a message to the core can hold
 
 
@@ -45,7 +47,7 @@ class InputProcessor:
         """The core's request, and the prompt's text if it came as text.
 
         prompt: text, token ids, or a dict with `prompt` or `prompt_token_ids` and perhaps
-        `cache_salt`.
+        `cache_salt` and what the cache may know of it (`core.retention.HINT_FIELDS`).
         """
         text, ids, salt = self._prompt(prompt)
         self._verify_ids(ids)
@@ -75,6 +77,7 @@ class InputProcessor:
             eos_token_ids=list(self._eos),
             bad_words_token_ids=self._bad_words(params),
             grammar=self._grammar(params),
+            hints=hints(prompt) if isinstance(prompt, dict) else NO_HINTS,
         )
         return request, text
 
@@ -82,7 +85,7 @@ class InputProcessor:
         salt = None
         if isinstance(prompt, dict):
             salt = prompt.get("cache_salt")
-            unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
+            unknown = set(prompt) - _PROMPT_FIELDS
             if unknown:
                 raise VLLMValidationError(
                     f"a prompt cannot hold {', '.join(sorted(map(str, unknown)))}",

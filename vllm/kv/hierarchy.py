@@ -22,6 +22,7 @@ from vllm.kv.lineage import Key
 from vllm.kv.mover import Job, Kind, Mover, delete
 from vllm.kv.pool import BlockPool
 from vllm.kv.shelf import Shelf
+from vllm.kv.spill import Spilled, Spills
 from vllm.kv.tiers import Tier
 
 BATCH = 16  # blocks a job: enough to be worth a thread's while, few enough to spread over threads
@@ -35,6 +36,7 @@ class Load:
     tier: str
     waiters: set[int] = field(default_factory=set)  # sequences
     late: bool = False
+    private: bool = False  # a copy of `spill`: nobody else's, and deleted when it has come
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class Hierarchy:
         self._reused: OrderedDict[Key, None] = OrderedDict()
         self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
         self._waiting: dict[int, int] = {}  # sequence -> loads that it waits for
+        self.spills = Spills()
         pool.on_evict = self._evicted
 
     # ---- up -----------------------------------------------------------------------------------
@@ -96,7 +99,7 @@ class Hierarchy:
 
     def arriving_blocks(self) -> list[BlockId]:
         """Blocks that transfers hold a reference to."""
-        return [load.block for load in self._loads.values()]
+        return [load.block for load in self._loads.values()] + self.spills.blocks()
 
     def load(self, seq: int, wanted: list[tuple[Key, BlockId]]) -> None:
         """Let `seq` wait for these keys in these blocks, to which it holds references.
@@ -114,6 +117,9 @@ class Hierarchy:
                 batches.setdefault(tier, []).append((key, block))
             load.waiters.add(seq)
         self._waiting[seq] = len(wanted)
+        self._submit_loads(batches)
+
+    def _submit_loads(self, batches: dict[str, list[tuple[Key, BlockId]]]) -> None:
         for tier, pairs in batches.items():
             level = self._level(tier)
             for key, _ in pairs:
@@ -121,8 +127,98 @@ class Hierarchy:
             for at in range(0, len(pairs), BATCH):
                 self._submit(Kind.LOAD, tier, pairs[at : at + BATCH])
 
+    def bring(self, keys: Iterable[Key]) -> list[BlockId]:
+        """Load a run of keys that nobody waits for, up to the first that cannot be had.
+
+        Returns their blocks, to which only the transfers hold references.
+        """
+        batches: dict[str, list[tuple[Key, BlockId]]] = {}
+        for key in keys:
+            tier = None if key in self._loads else self.where(key)
+            taken = None if tier is None else self._pool.allocate(1)
+            if tier is None or taken is None:
+                break
+            self._loads[key] = Load(taken[0], tier)
+            batches.setdefault(tier, []).append((key, taken[0]))
+        self._submit_loads(batches)
+        return [block for pairs in batches.values() for _, block in pairs]
+
+    # ---- aside and back -----------------------------------------------------------------------
+
+    def spill(self, seq: int, blocks: list[BlockId], tokens: int) -> bool:
+        """Copy a sequence's blocks aside. False, and nothing changes, when there is no room."""
+        if not self.levels or not self.mover.accepts_store(self.levels[0].tier.name):
+            return False
+        level = self.levels[0]
+        if level.shelf.room < len(blocks):
+            return False
+        names = self.spills.begin(seq, blocks, tokens)
+        self._pool.share(blocks)
+        pairs = list(zip(names, blocks, strict=True))
+        for at in range(0, len(pairs), BATCH):
+            victims: list[Key] = []
+            for name, _ in pairs[at : at + BATCH]:
+                room = level.shelf.reserve(name)
+                assert room is not None, "there was room for all"
+                victims += room
+            self._submit(Kind.STORE, level.tier.name, pairs[at : at + BATCH], victims)
+        return True
+
+    def bring_back(self, seq: int, blocks: list[BlockId]) -> None:
+        """Let `seq` wait for its copies in these blocks, to which it holds references."""
+        spilled = self.spills.pop(seq)
+        assert spilled is not None and not spilled.storing and spilled.whole
+        pairs = list(zip(spilled.names, blocks, strict=True))
+        tier = self.levels[0].tier.name
+        self._pool.share(blocks)
+        for name, block in pairs:
+            self._loads[name] = Load(block, tier, {seq}, private=True)
+        self._waiting[seq] = len(pairs)
+        self._submit_loads({tier: pairs})
+
+    def rank_anew(self, key: Key) -> None:
+        for level in self.levels:
+            level.shelf.rank_anew(key)
+
+    def forget_spilled(self, seq: int) -> None:
+        """Nobody comes back for the sequence's copies."""
+        spilled = self.spills.pop(seq)
+        if spilled is None:
+            return
+        spilled.wanted = False
+        if not spilled.storing:
+            self._delete_copies(spilled)
+
+    def _copied(self, level: Level, name: Key, ok: bool) -> bool:
+        """A store has ended: whether it was a copy of a sequence that is aside."""
+        found = self.spills.stored(name, ok)
+        if found is None:
+            return False
+        spilled, block = found
+        self._pool.release([block])
+        if ok:
+            level.shelf.stored(name, on_device=False)
+            level.shelf.pin(name)
+        else:
+            level.shelf.failed(name)
+        if not spilled.storing and not spilled.wanted:
+            self._delete_copies(spilled)
+        return True
+
+    def _delete_copies(self, spilled: Spilled) -> None:
+        level = self.levels[0]
+        for name in spilled.names:
+            if name in level.shelf:
+                self._delete_copy(level, name)
+
+    def _delete_copy(self, level: Level, name: Key) -> None:
+        level.shelf.unpin(name)
+        level.shelf.discard(name)
+        delete(level.tier, name)
+
     def forget(self, seq: int) -> None:
         """The sequence waits no longer; transfers go on, and what they bring stays cached."""
+        self.forget_spilled(seq)
         if self._waiting.pop(seq, None) is not None:
             for load in self._loads.values():
                 load.waiters.discard(seq)
@@ -245,7 +341,10 @@ class Hierarchy:
         for key, ok in zip(job.keys, job.ok, strict=True):
             load = self._loads.pop(key)
             level.shelf.unpin(key)
-            if ok:
+            if load.private:
+                self._delete_copy(level, key)
+                failed |= set() if ok else load.waiters
+            elif ok:
                 if self._index.block(key) is None:
                     self._pool.publish(load.block, key)
                 self.on_device(key)
@@ -263,6 +362,8 @@ class Hierarchy:
         level = self._level(job.tier)
         level.shelf.deleted(job.delete_first)
         for key, ok in zip(job.keys, job.ok, strict=True):
+            if self._copied(level, key, ok):
+                continue
             if job.source is None:
                 self._pool.unpin(key)
             else:
@@ -324,5 +425,6 @@ class Hierarchy:
     def check(self) -> None:
         for level in self.levels:
             level.shelf.check()
+        self.spills.check()
         for seq, count in self._waiting.items():
             assert count == sum(seq in load.waiters for load in self._loads.values())

@@ -6,16 +6,21 @@ from the engine's loop, between steps, and none of them waits for anything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints
 from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.pool import BlockPool
-from vllm.kv.retention import NOBODY, Owner, Uses
+from vllm.kv.prefetch import Prefetch
+from vllm.kv.retention import FIRST_TO_GO, LAST_TO_GO, Uses
+from vllm.kv.sessions import VERBS, Sessions
 from vllm.kv.spec import KVSpec
+from vllm.kv.spill import Spilled
 from vllm.kv.table import BlockTable
 
 USES_A_BLOCK = 4  # blocks of any tier whose last use is remembered, for each on the device
@@ -57,6 +62,8 @@ class KVManager:
         self._lineages: dict[int, Lineage] = {}  # of sequences that wait
         self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
         self._tiers: Hierarchy | None = None
+        self._prefetch: Prefetch | None = None
+        self.sessions = Sessions(self.uses.limit)
 
     @property
     def num_blocks(self) -> int:
@@ -87,6 +94,9 @@ class KVManager:
         if table is not None:  # forked
             held = len(table.blocks) * self.spec.block_size
             return held, held
+        spilled = self._spilled(seq)
+        if spilled is not None:
+            return 0, spilled.tokens
         if not self.caching:
             return 0, 0
         lineage = self._lineage(seq, salt)
@@ -100,7 +110,7 @@ class KVManager:
 
     def deferred(self, seq: int, tokens: Sequence[int], salt: str | None) -> bool:
         """Whether the first block that is in no tier is being computed by another sequence."""
-        if not self.caching or seq in self._tables:
+        if not self.caching or seq in self._tables or self._spilled(seq) is not None:
             return False
         lineage = self._lineage(seq, salt)
         blocks = (len(tokens) - 1) // self.spec.block_size
@@ -122,7 +132,7 @@ class KVManager:
         salt: str | None = None,
         limit: int | None = None,
         headroom: int = 0,
-        owner: Owner = NOBODY,
+        hints: CacheHints = NO_HINTS,
     ) -> int | None:
         """Give a sequence blocks for all of its tokens, sharing those that are cached.
 
@@ -131,41 +141,106 @@ class KVManager:
         from a slower tier: while `waits(seq)`, the sequence may not run; see `poll`. None, and
         nothing changes, when that would leave fewer than `headroom` blocks to those who run
         already. A forked sequence keeps the blocks that it has. The eviction policy learns of the
-        owner what it may want to know.
+        hints what it may want to know.
         """
         assert tokens, "an empty sequence cannot be admitted"
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
         table = self._tables.get(seq)
         if table is not None:
-            return self._admit_forked(table, len(tokens), headroom)
+            table.cached = len(table.blocks) * self.spec.block_size
+            return self._fill(table, len(tokens), headroom)
         lineage = self._lineage(seq, salt)
+        spilled = self._spilled(seq)
+        if spilled is not None:
+            return self._admit_spilled(seq, spilled, len(tokens), headroom, hints)
         found = self._find(lineage, tokens, limit) if self.caching else []
         shared = [hit.block for hit in found if hit.block is not None]
         missing = self.blocks_for(len(tokens)) - len(shared)
-        if missing + headroom > self._pool.available - self._pool.unheld(shared):
+        if not self._has_room(missing + headroom, shared):
             return None
         self._pool.share(shared)
         new = self._pool.allocate(missing)
         assert new is not None
         fresh = iter(new)
-        table = BlockTable(self._lineages.pop(seq))
+        table = BlockTable(self._lineages.pop(seq), hints=hints)
         table.blocks = [next(fresh) if hit.block is None else hit.block for hit in found]
         table.blocks += fresh
-        table.owner = owner
+        table.cached = len(found) * self.spec.block_size
         self._tables[seq] = table
         self._account(seq, table, found, tokens)
         # While they are on their way, nobody may take its blocks for what they are to become.
         table.published = 0 if self.waits(seq) else len(found)
-        return len(found) * self.spec.block_size
+        if self._prefetch is not None:
+            self._prefetch.drop(seq)
+        return table.cached
 
-    def _admit_forked(self, table: BlockTable, tokens: int, headroom: int) -> int | None:
-        cached = len(table.blocks)
-        missing = self.blocks_for(tokens) - cached
-        new = self._pool.allocate(missing) if missing + headroom <= self._pool.available else None
-        if new is None:
+    def _fill(self, table: BlockTable, tokens: int, headroom: int) -> int | None:
+        """Blocks for what a table that holds some lacks; the tokens that it needs not compute."""
+        missing = self.blocks_for(tokens) - len(table.blocks)
+        if not self._has_room(missing + headroom):
             return None
+        new = self._pool.allocate(missing)
+        assert new is not None
         table.blocks += new
-        return cached * self.spec.block_size
+        return table.cached
+
+    def _has_room(self, blocks: int, shared: Sequence[BlockId] = ()) -> bool:
+        """Whether so many can be had beside these, giving up what was only prefetched for it."""
+        if blocks <= self._pool.available - self._pool.unheld(shared):
+            return True
+        return (
+            self._prefetch is not None
+            and self._prefetch.drop_all()
+            and blocks <= self._pool.available - self._pool.unheld(shared)
+        )
+
+    # ---- aside and back -----------------------------------------------------------------------
+
+    def _spilled(self, seq: int) -> Spilled | None:
+        """The sequence's copies, if they are of any use."""
+        if self._tiers is None:
+            return None
+        spilled = self._tiers.spills.of(seq)
+        if spilled is not None and not spilled.storing and not spilled.whole:
+            self._tiers.forget_spilled(seq)
+            return None
+        return spilled
+
+    def spill(self, seq: int, computed: int) -> bool:
+        """Copy the KVs of so many tokens aside, to come back byte for byte at the next admission.
+
+        The sequence loses its table; its blocks are free as their copies are made (`spilling`).
+        False, and nothing changes, when no tier can take it.
+        """
+        table = self._tables[seq]
+        if self._tiers is None or not computed:
+            return False
+        used = table.blocks[: self.blocks_for(computed)]
+        if not self._tiers.spill(seq, used, computed):
+            return False
+        self._release(seq)
+        return True
+
+    @property
+    def spilling(self) -> bool:
+        """Whether blocks are about to be free."""
+        return self._tiers is not None and self._tiers.spills.going
+
+    def _admit_spilled(
+        self, seq: int, spilled: Spilled, tokens: int, headroom: int, hints: CacheHints
+    ) -> int | None:
+        assert self._tiers is not None
+        if spilled.storing:
+            return None
+        table = BlockTable(self._lineages[seq], cached=spilled.tokens, hints=hints)
+        cached = self._fill(table, tokens, headroom)
+        if cached is not None:
+            del self._lineages[seq]
+            self._tables[seq] = table
+            self._tiers.bring_back(seq, table.blocks[: len(spilled.names)])
+        return cached
+
+    # ---- what is found ------------------------------------------------------------------------
 
     def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> list[_Hit]:
         """The longest leading run of blocks that are, or may be had, from some tier."""
@@ -258,6 +333,10 @@ class KVManager:
         if self._tiers is not None:
             self._tiers.write_back()
 
+    def cached(self, seq: int) -> int:
+        """Leading tokens of an admitted sequence that need not be computed."""
+        return self._tables[seq].cached
+
     def sources(self, seq: int) -> dict[str, int]:
         """Cached tokens of an admitted sequence by the tier that they came from."""
         return self._tables[seq].sources
@@ -278,6 +357,49 @@ class KVManager:
         """Put slower tiers under the device. Before the first admission."""
         self._tiers = tiers
         self.uses.limit += sum(level.shelf.capacity for level in tiers.levels)
+        self.sessions.limit = self.uses.limit
+
+    def enable_prefetching(self) -> None:
+        """Let `prefetch` bring blocks up. After `attach`."""
+        assert self._tiers is not None
+        self._prefetch = Prefetch(self._tiers, self._pool, self._index)
+
+    def prefetch(self, seq: int, tokens: Sequence[int], salt: str | None, limit: int) -> None:
+        """Bring up what a sequence that waits will be admitted with, and keep it for that."""
+        if self._prefetch is None or seq in self._tables or self._spilled(seq) is not None:
+            return
+        lineage = self._lineage(seq, salt)
+        lineage.extend(tokens, limit // self.spec.block_size)
+        self._prefetch.want(seq, lineage.keys()[: limit // self.spec.block_size])
+
+    def keep_prefetched(self, seqs: set[int]) -> None:
+        """Give back what was prefetched for others than these."""
+        if self._prefetch is not None:
+            self._prefetch.keep_only(seqs)
+
+    def session(self, name: str, verb: str, ttl: float | None = None) -> int:
+        """Carry out one of `sessions.VERBS` on the blocks of a session's latest turn.
+
+        ttl: seconds for which a pin holds. Returns how many blocks the session has in the cache.
+        """
+        assert verb in VERBS
+        keys = self.sessions.keys(name)
+        if verb == "prefetch":
+            if self._tiers is not None:
+                self._tiers.bring(key for key in keys if self._index.block(key) is None)
+        else:
+            rank = {"pin": LAST_TO_GO, "demote": FIRST_TO_GO}.get(verb, DEFAULT_PRIORITY)
+            expires = math.inf if verb != "pin" or ttl is None else self.uses.now + ttl
+            for key in reversed(keys):
+                self.uses.rank(key, rank, expires)
+                self._pool.rank_anew(key)
+                if self._tiers is not None:
+                    self._tiers.rank_anew(key)
+        return sum(self._has(key) for key in keys)
+
+    def _has(self, key: Key) -> bool:
+        below = self._tiers is not None and self._tiers.where(key) is not None
+        return below or self._index.block(key) is not None
 
     def grow(self, seq: int, tokens: int) -> list[BlockId] | None:
         """Blocks added so that the table holds `tokens` tokens; None when there are too few."""
@@ -285,9 +407,11 @@ class KVManager:
         missing = self.blocks_for(tokens) - len(table.blocks)
         if missing <= 0:
             return []
+        if not self._has_room(missing):
+            return None
         new = self._pool.allocate(missing)
-        if new is not None:
-            table.blocks += new
+        assert new is not None
+        table.blocks += new
         return new
 
     def fork(self, parent: int, child: int, tokens: int) -> None:
@@ -301,7 +425,7 @@ class KVManager:
         self._pool.share(shared)
         published = min(full, source.published)
         self._tables[child] = BlockTable(
-            source.lineage.fork(published), list(shared), published, owner=source.owner
+            source.lineage.fork(published), list(shared), published, hints=source.hints
         )
 
     def publish(self, seq: int, tokens: Sequence[int], computed: int) -> None:
@@ -330,19 +454,26 @@ class KVManager:
         and if it has been evicted since, the copy takes its place. So nothing that is cached is out
         of reach because what comes before it has gone.
         """
+        if self._tiers is not None:
+            self._tiers.forget(seq)
+        if self._prefetch is not None:
+            self._prefetch.drop(seq)
+        self._release(seq)
+
+    def _release(self, seq: int) -> None:
         self._lineages.pop(seq, None)
         table = self._tables.pop(seq, None)
         if table is None:
             return
-        if self._tiers is not None:
-            self._tiers.forget(seq)
         for key in table.promised:
             if self._computing.get(key) == seq:
                 del self._computing[key]
         keys = () if table.lineage.lossy else table.lineage.keys()
+        if table.hints.session and table.published:
+            self.sessions.note(table.hints.session, keys[: table.published])
         for i in reversed(range(len(table.blocks))):
             if i < table.published and keys:
-                self.uses.used(keys[i], keys[i - 1] if i else None, i, table.owner)
+                self.uses.used(keys[i], keys[i - 1] if i else None, i, table.hints)
                 self._pool.renew(table.blocks[i], keys[i])
             self._pool.release(table.blocks[i : i + 1])
 
@@ -357,8 +488,11 @@ class KVManager:
         """Forget all cached content. False, and nothing changes, while sequences hold any of it."""
         if self._tiers is not None and self._tiers.busy:
             return False
+        if self._prefetch is not None:
+            self._prefetch.drop_all()
         if not self._pool.forget_cached():
             return False
+        self.sessions.clear()
         return self._tiers is None or self._tiers.reset()
 
     def check(self) -> None:
@@ -366,6 +500,9 @@ class KVManager:
         holders = [table.blocks for table in self._tables.values()]
         if self._tiers is not None:
             holders.append(self._tiers.arriving_blocks())
+        if self._prefetch is not None:
+            holders.append(self._prefetch.blocks())
+        self.sessions.check()
         self._pool.check(holders)
         for table in self._tables.values():
             assert table.published <= len(table.blocks)

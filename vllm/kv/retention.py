@@ -4,26 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import lru_cache
 
-from vllm.core.retention import DEFAULT_PRIORITY, Retention
+from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints, Retention
 from vllm.kv.evict.policy import UNKNOWN, Use
 from vllm.kv.lineage import Key
 
 FIRST_TO_GO, LAST_TO_GO = -1, 101  # outside of what requests can ask for: `release` and `pin`
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """What the cache may know of a request."""
-
-    workload: str = ""
-    session: str = ""
-    retention: tuple[Retention, ...] = ()
-
-
-NOBODY = Owner()
 
 
 @lru_cache(maxsize=1024)
@@ -57,20 +44,20 @@ class Uses:
         self._block_size = block_size
         self._uses: OrderedDict[Key, Use] = OrderedDict()
 
-    def used(self, key: Key, parent: Key | None, depth: int, owner: Owner = NOBODY) -> Use:
+    def used(self, key: Key, parent: Key | None, depth: int, hints: CacheHints = NO_HINTS) -> Use:
         """A request is done with the block. What others asked for it holds until it expires."""
         known = self._uses.get(key, UNKNOWN)
         priority, expires = known.priority, known.expires
         if expires <= self.now or priority == FIRST_TO_GO:
             priority, expires = DEFAULT_PRIORITY, math.inf
-        if owner.retention:
-            asked, ttl = wish(owner.retention, depth * self._block_size)
+        if hints.retention:
+            asked, ttl = wish(hints.retention, depth * self._block_size)
             if asked != DEFAULT_PRIORITY:
                 if priority == DEFAULT_PRIORITY or asked > priority:
                     priority, expires = asked, self.now + ttl
                 elif asked == priority:
                     expires = max(expires, self.now + ttl)
-        use = Use(self.now, parent, depth, owner.workload, owner.session, 1.0, priority, expires)
+        use = Use(self.now, parent, depth, hints.workload, hints.session, 1.0, priority, expires)
         self._keep(key, use)
         return use
 

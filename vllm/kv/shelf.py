@@ -85,6 +85,22 @@ class Shelf:
         self._going.difference_update(keys)
 
     @property
+    def room(self) -> int:
+        """How many keys could be reserved now, one after the other."""
+        return self.capacity - len(self._storing) - len(self._pins)
+
+    def discard(self, key: Key) -> None:
+        """Forget a key that is here, and not pinned; the caller deletes it."""
+        assert key not in self._pins
+        self._remove(key)
+
+    def rank_anew(self, key: Key) -> None:
+        """What is known of the key's use has changed."""
+        if key in self._sole:
+            self._sole.remove(key)
+            self._sole.insert(key, self._uses.last(key))
+
+    @property
     def full(self) -> bool:
         """Whether another key would push one out."""
         return len(self) >= self.capacity

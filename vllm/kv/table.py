@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.kv.index import BlockId
 from vllm.kv.lineage import Key, Lineage
-from vllm.kv.retention import NOBODY, Owner
 
 
 @dataclass(slots=True)
@@ -21,7 +21,8 @@ class BlockTable:
     blocks: list[BlockId] = field(default_factory=list)
     published: int = 0  # leading blocks that were offered to the index
     promised: list[Key] = field(default_factory=list)  # of prompt blocks that it is to compute
+    cached: int = 0  # leading tokens that it needed not compute when it was admitted
     sources: dict[str, int] = field(
         default_factory=dict
     )  # cached tokens by the tier they came from
-    owner: Owner = NOBODY
+    hints: CacheHints = NO_HINTS

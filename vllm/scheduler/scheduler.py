@@ -21,7 +21,6 @@ from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
-from vllm.kv.retention import NOBODY, Owner
 from vllm.scheduler import stop, window
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
@@ -62,9 +61,6 @@ class Scheduler:
             )
             return
         params = request.params
-        owner = NOBODY
-        if request.retention or request.workload or request.session:
-            owner = Owner(request.workload, request.session, tuple(request.retention))
         sequences = []
         for index in range(params.n):
             self._numbers += 1
@@ -77,7 +73,6 @@ class Scheduler:
                     sampling_seed=own,
                     tokens=list(request.prompt_token_ids),
                     queued=now,
-                    owner=owner,
                 )
             )
         first, *forks = sequences
@@ -184,6 +179,8 @@ class Scheduler:
             blocks.append(list(self.kv.blocks(started.number)))
             budget -= count
 
+        if self._config.prefetch:
+            self._prefetch()
         rows = self._planned
         starts = np.array([s.computed for s in rows], dtype=np.int32)
         sizes = np.array(counts, dtype=np.int32)
@@ -218,6 +215,8 @@ class Scheduler:
         visited in order, so a victim has no row in the plan yet. None when it was itself the last.
         """
         while (added := self.kv.grow(sequence.number, tokens)) is None:
+            if self.kv.spilling:
+                return None  # blocks are about to be free
             victim = self.running[-1]
             self._preempt(victim)
             if victim is sequence:
@@ -225,10 +224,15 @@ class Scheduler:
         return added
 
     def _preempt(self, sequence: Sequence) -> None:
-        """Give the sequence's blocks back and queue it again; it recomputes what is not cached."""
+        """Give the sequence's blocks back and queue it again.
+
+        What it had computed is copied aside, where that is wanted and there is room; else it
+        recomputes what is not cached.
+        """
         self.running.remove(sequence)
         sequence.running = False
-        self.kv.release(sequence.number)
+        if not (self._config.swap and self.kv.spill(sequence.number, sequence.computed)):
+            self.kv.release(sequence.number)
         self._forget.append(sequence.number)
         sequence.computed = 0
         sequence.preemptions += 1
@@ -242,7 +246,7 @@ class Scheduler:
             if not self._config.enable_chunked_prefill and sequence.remaining > budget:
                 return None
             self._arrived.pop(0)
-            self._start(sequence, sum(self.kv.sources(sequence.number).values()), now)
+            self._start(sequence, self.kv.cached(sequence.number), now)
             return sequence
         most = self._config.max_num_seqs
         while admitting and self.waiting and len(self.running) + len(self.loading) < most:
@@ -268,6 +272,14 @@ class Scheduler:
             return None
         return None
 
+    def _prefetch(self) -> None:
+        """Bring up what the rest of the window will need."""
+        ahead = self.waiting[: self._config.prefetch]
+        self.kv.keep_prefetched({s.number for s in ahead})
+        for sequence in ahead:
+            salt = sequence.request.cache_salt
+            self.kv.prefetch(sequence.number, sequence.tokens, salt, _readable(sequence))
+
     def _hits(self, sequence: Sequence) -> tuple[int, int]:
         return self.kv.probe(
             sequence.number,
@@ -292,7 +304,7 @@ class Scheduler:
             limit=_readable(sequence),
             # Each that runs may need a block for its next token.
             headroom=len(self.running) + len(self.loading),
-            owner=sequence.owner,
+            hints=sequence.request.hints,
         )
         if cached is None:
             return False

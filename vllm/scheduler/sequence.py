@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm.core.request import EngineRequest
-from vllm.kv.retention import NOBODY, Owner
 
 
 @dataclass(slots=True, eq=False)
@@ -32,7 +31,6 @@ class Sequence:
     running: bool = False
     overtaken: int = 0  # by how many younger ones, while waiting; see `window`
     prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
-    owner: Owner = NOBODY  # what the eviction policy may know of the request
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
 
     @property

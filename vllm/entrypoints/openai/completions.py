@@ -126,7 +126,9 @@ async def _job(
         prompt_logprobs=prompt_logprobs,
         detokenize=server.engine.tokenizer is not None,
     )
-    return Job(engine_id(id, index), ids, params, text, body.priority, body.cache_salt)
+    return Job(
+        engine_id(id, index), ids, params, text, body.priority, body.cache_salt, body.hints()
+    )
 
 
 class _ChoiceWriter:

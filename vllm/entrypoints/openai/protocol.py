@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
+from vllm.core.retention import HINT_FIELDS, hints
 from vllm.core.structured import StructuredOutputsParams
 from vllm.sampling_params import GREEDY_BELOW, RequestOutputKind, SamplingParams, structured
 
@@ -153,6 +154,11 @@ class GenerationBody(Body):
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] = 0
     request_id: str | None = None
     cache_salt: str | None = None
+    kv_retention: dict[str, Any] | list[dict[str, Any]] | None = None
+    cache_control: dict[str, Any] | None = None
+    session_id: str | None = None
+    workload: str | None = None
+    prefix_mode: str | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     user: str | None = None
@@ -174,12 +180,17 @@ class GenerationBody(Body):
             raise VLLMValidationError(
                 "priority needs a server with --scheduling-policy priority", parameter="priority"
             )
+        hints(self.hints())
         salt = self.cache_salt
         if salt is not None and (not 1 <= len(salt) <= 128 or set(salt) & set("@/\\\0")):
             raise VLLMValidationError(
                 "cache_salt must have 1 to 128 characters, none of them @, /, \\ or NUL",
                 parameter="cache_salt",
             )
+
+    def hints(self) -> dict[str, Any]:
+        """What the cache may know of the request."""
+        return {n: v for n in HINT_FIELDS if (v := getattr(self, n)) is not None}
 
     @property
     def count(self) -> int:

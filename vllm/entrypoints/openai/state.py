@@ -57,6 +57,7 @@ class Job:
     text: str | None = None  # the prompt as the client wrote it; None for token ids
     priority: int = 0
     cache_salt: str | None = None
+    hints: dict[str, Any] = field(default_factory=dict)  # `core.retention.HINT_FIELDS`
 
 
 @dataclass(slots=True)
@@ -146,7 +147,7 @@ class Server:
         if self.args.enable_log_requests:
             self._log(job)
         stream = self.engine.generate(
-            {"prompt_token_ids": job.prompt_token_ids},
+            {"prompt_token_ids": job.prompt_token_ids, **job.hints},
             job.params,
             job.engine_id,
             priority=job.priority,

@@ -123,4 +123,4 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
         params.structured_outputs = tools.structure
     if tools.shows_special and body.skip_special_tokens is None:
         params.skip_special_tokens = False
-    return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt)
+    return Job(engine_id(id, 0), ids, params, text, body.priority, body.cache_salt, body.hints())
