@@ -49,7 +49,8 @@ class CompletionOutput:
 class RequestOutput:
     """A request's state: all of its outputs so far, or the new part of a delta stream.
 
-    num_cached_tokens counts the prompt tokens that the prefix cache saved.
+    num_cached_tokens counts the prompt tokens that the prefix cache saved; cached_by_source tells
+    them by the tier that they came from.
     """
 
     request_id: str
@@ -60,6 +61,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestStateStats | None = None
     num_cached_tokens: int | None = None
+    cached_by_source: dict[str, int] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
 

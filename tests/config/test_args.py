@@ -87,7 +87,12 @@ TIER_VALUES: dict[str, Any] = {
     "min_load_tokens": 64,
     "enable_prefix_aware_scheduling": True,
     "scheduler_window_size": 4,
+    "preemption_mode": "swap",
+    "kv_events_config": {"enable_kv_cache_events": True, "topic": "x"},
 }
+
+# This needs asynchronous swapping, which the table above turns off.
+PREFETCH = "enable_async_prefetching"
 
 
 SIMULATOR_VALUES: dict[str, Any] = {
@@ -185,6 +190,11 @@ def test_no_tiers_and_no_window_unless_asked_for() -> None:
         ({"swap_space": -1.0}, "swap_space"),
         ({"num_cpu_blocks_override": 0}, "num_cpu_blocks_override"),
         ({"min_load_tokens": -1}, "min_load_tokens"),
+        ({PREFETCH: True}, f"{PREFETCH} needs enable_multi_tier"),
+        ({PREFETCH: True, "kv_offloading_size": 1, "enable_async_swapping": False}, "async_swapp"),
+        ({"preemption_mode": "swap"}, "preemption_mode swap needs"),
+        ({"preemption_mode": "swap", "kv_offloading_size": 0, "disk_cache_dir": "x"}, "host"),
+        ({"enable_multi_tier_prefix_caching": True, "swap_space": 0}, "no tier"),
     ],
 )
 def test_tiers_that_cannot_be(values: dict[str, Any], says: str) -> None:
@@ -196,6 +206,7 @@ def test_the_table_above_names_every_argument() -> None:
     """So that an argument that is added is tested too."""
     defaults = dataclasses.asdict(EngineArgs())
     assert set(defaults) - set(OTHER_VALUES) - set(TIER_VALUES) - set(SIMULATOR_VALUES) == {
+        PREFETCH,
         "tokenizer_mode",
         "tensor_parallel_size",
     }

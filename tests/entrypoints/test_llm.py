@@ -461,3 +461,22 @@ def test_the_bar_is_shown_only_on_request(llm: LLM, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
     llm.generate(TEXTS, FEW)
     assert "Generating" in capsys.readouterr().err
+
+
+def test_what_a_batch_tells_the_cache(llm: LLM) -> None:
+    """Keywords are for all prompts; a prompt's own words win."""
+    ids = list(range(50, 90))
+    run(llm, ids, session_id="all", cache_control={"type": "ephemeral"})
+    run(llm, [{"prompt_token_ids": ids[:20], "session_id": "own"}], session_id="all")
+    assert llm.cache_session("all", "pin", ttl=60) == 2
+    assert llm.cache_session("own", "release") == 1
+    for told, named in (
+        ({"kv_retention": {"priority": 101}}, "kv_retention.0.priority"),
+        ({"cache_control": {"type": "x"}}, "cache_control"),
+        ({"session_id": "x" * 200}, "session_id"),
+    ):
+        with pytest.raises(VLLMValidationError) as caught:
+            run(llm, ids, **told)
+        assert caught.value.parameter == named
+    with pytest.raises(VLLMValidationError, match="verb"):
+        llm.cache_session("all", "burn")

@@ -19,7 +19,7 @@ class FaultyTier:
     """
 
     def __init__(self, name: str, num_blocks: int) -> None:
-        self.name = name
+        self.name, self.damaged = name, 0
         self.free = list(range(num_blocks))
         self.content: list[bytearray] = [bytearray() for _ in range(num_blocks)]
         self.slot: dict[Key, int] = {}

@@ -123,7 +123,8 @@ def test_the_breaker_opens_longer_each_time_and_success_closes_it():
     mover = Mover([tier], clock=clock, asynchronous=False)
 
     def fail():
-        mover.submit(load("disk"))
+        tier.writes.append("os")
+        mover.submit(store("disk"))
         mover.poll()
 
     for penalty in (BREAKER_SECONDS, 2 * BREAKER_SECONDS):
@@ -140,6 +141,17 @@ def test_the_breaker_opens_longer_each_time_and_success_closes_it():
     mover.poll()
     lane = mover.lanes["disk"]
     assert (lane.failures, lane.penalty) == (0, BREAKER_SECONDS)
+
+
+def test_a_key_that_is_not_there_is_no_failure_of_the_tier():
+    """Another process may have deleted a file: the load fails, and the tier stays in use."""
+    mover = Mover([FaultyTier("disk", 2)], clock=HeldClock(), asynchronous=False)
+    for _ in range(2 * BREAKER_FAILURES):
+        job = load("disk")
+        mover.submit(job)
+        assert mover.poll() == ([job], []) and job.ok == [False]
+    assert mover.usable("disk")
+    assert mover.lanes["disk"].total_failures == 0
 
 
 def test_a_full_queue_refuses_stores():
@@ -162,6 +174,9 @@ def test_load_when_it_is_faster():
     assert not cost.worth_loading(16, 999.0)
     cost.prefilled(100, 0.5)
     assert cost.prefill_rate == pytest.approx(120)
-    assert (cost.chose_load, cost.chose_compute) == (3, 1)
+    cost.chose(True)
+    cost.chose(False)
+    cost.chose(True)
+    assert (cost.chose_load, cost.chose_compute) == (2, 1)
     least = LoadCost(160, 16, min_tokens=32)
     assert [least.worth_loading(n, 0) for n in (16, 32)] == [False, True]

@@ -3,11 +3,14 @@ from __future__ import annotations
 import pytest
 from prometheus_client import generate_latest
 
-from vllm.core.request import EngineStats
+from vllm.core.request import EngineStats, TierStats
 from vllm.observe.metrics import FINISH_REASONS, Metrics, one_two_five
 from vllm.observe.reader import Counter, Gauge, Histogram
 
 COUNTERS = """
+    kv_load_decisions kv_tier_bytes_loaded kv_tier_bytes_stored kv_tier_load_seconds
+    kv_tier_predicted_seconds kv_tier_deadline_misses kv_tier_failures kv_tier_corrupt
+    kv_tier_dropped_stores
     external_prefix_cache_queries external_prefix_cache_hits
     prefix_cache_queries prefix_cache_hits prompt_tokens prompt_tokens_by_source
     prompt_tokens_cached prompt_tokens_cached_by_source generation_tokens num_preemptions
@@ -15,6 +18,8 @@ COUNTERS = """
 """
 GAUGES = """
     num_requests_running num_requests_waiting num_requests_waiting_by_reason kv_cache_usage_perc
+    gpu_prefix_cache_hit_rate cpu_prefix_cache_hit_rate disk_prefix_cache_hit_rate
+    shared_prefix_cache_hit_rate kv_tier_capacity kv_tier_blocks kv_tier_queued
 """
 HISTOGRAMS = """
     time_to_first_token_seconds inter_token_latency_seconds request_time_per_output_token_seconds
@@ -53,6 +58,32 @@ def finish(metrics: Metrics, reason: str = "stop", n: int = 1, tokens: int = 11)
         max_tokens=50,
         preemptions=1,
     )
+
+
+def test_hit_rates_and_tiers(metrics: Metrics) -> None:
+    """The core tells totals of each tier; rates are shares of all tokens that were looked up."""
+    tier = TierStats("host", capacity=9, blocks=3, queued=1, bytes_loaded=100, corrupt=2)
+    metrics.step(
+        EngineStats(
+            prefix_requests=1,
+            prefix_queries=100,
+            prefix_hits=25,
+            tier_hits={"host": 50},
+            chose_load=2,
+            chose_compute=1,
+            tiers=[tier],
+        )
+    )
+    tier.bytes_loaded, tier.blocks = 130, 4
+    metrics.step(EngineStats(prefix_requests=1, prefix_queries=100, tiers=[tier]))
+    assert value(metrics, "gpu_prefix_cache_hit_rate") == 0.125
+    assert value(metrics, "cpu_prefix_cache_hit_rate") == 0.25
+    assert value(metrics, "disk_prefix_cache_hit_rate") == 0
+    assert value(metrics, "kv_tier_bytes_loaded_total", tier="host") == 130
+    assert value(metrics, "kv_tier_corrupt_total", tier="host") == 2
+    assert value(metrics, "kv_tier_blocks", tier="host") == 4
+    assert value(metrics, "kv_tier_capacity", tier="disk") == 0
+    assert value(metrics, "kv_load_decisions_total", choice="load") == 2
 
 
 def test_every_sample_is_there_before_there_is_traffic(metrics: Metrics) -> None:

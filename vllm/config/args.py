@@ -15,6 +15,7 @@ from vllm.config import hub
 from vllm.config.engine import (
     CacheConfig,
     DeviceConfig,
+    EventsConfig,
     LoadConfig,
     SchedulerConfig,
     SimulatorConfig,
@@ -144,6 +145,12 @@ class EngineArgs:
         "Cache",
         "Load cached runs of at least so many tokens, compute shorter ones; default: by cost.",
         size=True,
+    )
+    kv_events_config: dict[str, Any] = flag(
+        None,
+        "Cache",
+        "JSON object: enable_kv_cache_events, publisher (zmq or null), endpoint, replay_endpoint, "
+        "buffer_steps, hwm, max_queue_size, topic.",
     )
     max_num_seqs: int | None = flag(
         None, "Scheduler", "Most sequences that run at once; default 128 serving, 256 offline."
@@ -362,6 +369,7 @@ class EngineArgs:
             enable_prefix_caching=self.enable_prefix_caching,
             eviction_policy=self.kv_eviction_policy,
             tiers=self._tiers(),
+            events=_events(self.kv_events_config or {}),
         )
 
     def _default_kv_bytes(self) -> int:
@@ -393,6 +401,13 @@ class EngineArgs:
                 "multi-tier prefix caching needs prefix caching; drop --no-enable-prefix-caching"
             )
         size = self.swap_space if self.kv_offloading_size is None else self.kv_offloading_size
+        if not (size or self.num_cpu_blocks_override):
+            if self.disk_cache_dir is None:
+                raise ValueError(
+                    "multi-tier prefix caching has no tier: give swap_space or disk_cache_dir"
+                )
+            if self.preemption_mode == "swap":
+                raise ValueError("preemption_mode swap needs a host tier: give swap_space")
         return TierConfig(
             host_bytes=int(size * 2**30),
             host_blocks=self.num_cpu_blocks_override,
@@ -471,6 +486,28 @@ def _at_least(args: EngineArgs, name: str, low: int) -> None:
     value = getattr(args, name)
     if value is not None and value < low:
         raise ValueError(f"{name} must be at least {low}, not {value}")
+
+
+def _events(given: dict[str, Any]) -> EventsConfig | None:
+    """None unless they are enabled. Raises ValueError naming the field at fault."""
+    fields_ = {f.name: f for f in fields(EventsConfig)}
+    unknown = set(given) - set(fields_) - {"enable_kv_cache_events", "publisher"}
+    if unknown:
+        raise ValueError(f"kv_events_config has no field {sorted(unknown)[0]!r}")
+    if given.get("publisher", "zmq") not in ("zmq", "null"):
+        raise ValueError(
+            f"kv_events_config.publisher must be zmq or null, not {given['publisher']!r}"
+        )
+    values = {name: value for name, value in given.items() if name in fields_}
+    enabled = given.get("enable_kv_cache_events", False)
+    if not isinstance(enabled, bool):
+        raise ValueError(f"kv_events_config.enable_kv_cache_events cannot be {enabled!r}")
+    for name, value in values.items():
+        number = name in ("buffer_steps", "hwm", "max_queue_size")
+        good = type(value) is int and value >= 1 if number else isinstance(value, str)
+        if not (good or (name == "replay_endpoint" and value is None)):
+            raise ValueError(f"kv_events_config.{name} cannot be {value!r}")
+    return EventsConfig(**values) if enabled and given.get("publisher", "zmq") == "zmq" else None
 
 
 def _template(given: str | None) -> str | None:

@@ -21,6 +21,18 @@ class TierConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """Where KV events are published. vLLM's names and defaults, but for the loopback address."""
+
+    endpoint: str = "tcp://127.0.0.1:5557"
+    replay_endpoint: str | None = None
+    buffer_steps: int = 10_000  # batches that can be told again
+    hwm: int = 100_000  # batches that wait for a slow reader
+    max_queue_size: int = 100_000  # batches that wait for the socket
+    topic: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheConfig:
     block_size: int  # tokens a block
     memory_bytes: int  # for the arena; num_blocks, when given, decides instead
@@ -28,6 +40,7 @@ class CacheConfig:
     enable_prefix_caching: bool
     eviction_policy: str = "lru"
     tiers: TierConfig | None = None
+    events: EventsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,27 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
+    cached_by_source: dict[str, int] = {}  # the same by tier
     queued: float = 0.0  # seconds of the core's clock
     scheduled: float = 0.0
     preemptions: int = 0
+
+
+class TierStats(msgspec.Struct, omit_defaults=True):
+    """One tier below the device: gauges, and counts since it was made."""
+
+    tier: str
+    capacity: int = 0  # blocks
+    blocks: int = 0
+    queued: int = 0  # transfers that have not ended
+    bytes_loaded: int = 0
+    bytes_stored: int = 0
+    load_seconds: float = 0.0  # as they were, of transfers that have ended
+    predicted_seconds: float = 0.0  # as the choice to load them assumed
+    deadline_misses: int = 0
+    failures: int = 0
+    corrupt: int = 0  # of the failures: blobs that were not what they should be
+    dropped_stores: int = 0
 
 
 class EngineStats(msgspec.Struct, omit_defaults=True):
@@ -88,6 +106,9 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     computed_prompt_tokens: int = 0
     generated_tokens: int = 0
     step_tokens: list[int] = []  # tokens of each step
+    chose_load: int = 0  # cached runs that were loaded, and those that were faster to compute
+    chose_compute: int = 0
+    tiers: list[TierStats] = []
 
 
 class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):

@@ -164,6 +164,11 @@ class AsyncLLM:
     async def reset_prefix_cache(self) -> bool:
         return bool(await self.call("reset_prefix_cache"))
 
+    async def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        return int(str(await self.call("cache_session", session, verb, ttl, salt)))
+
     async def call(self, method: str, *args: object) -> object:
         """Call one of the core's methods (`process.CALLABLE`). Raises RuntimeError if it fails."""
         await self.is_ready()

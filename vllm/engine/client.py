@@ -51,6 +51,15 @@ class EngineClient(Protocol):
 
     async def reset_prefix_cache(self) -> bool: ...
 
+    async def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        """Pin, demote, prefetch or release a session's blocks; how many of them are cached.
+
+        ttl: seconds that a pin holds. salt: the cache_salt of the session's requests.
+        """
+        ...
+
     async def is_ready(self) -> None:
         """Waits until the engine can serve; raises EngineDeadError if it ended first."""
         ...

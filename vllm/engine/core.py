@@ -14,10 +14,13 @@ from vllm.config import VllmConfig
 from vllm.config.engine import TierConfig
 from vllm.config.identity import weights_identity
 from vllm.core.clock import Clock
+from vllm.core.errors import VLLMValidationError
 from vllm.core.plan import Executor, StepPlan
 from vllm.core.request import EngineRequest, StepOutputs
 from vllm.engine.capacity import Capacity, capacity
+from vllm.kv.events import Events, Publisher
 from vllm.kv.manager import KVManager
+from vllm.kv.sessions import VERBS
 from vllm.kv.spec import fingerprint
 from vllm.scheduler.scheduler import Scheduler
 
@@ -57,6 +60,8 @@ class EngineCore:
             self.executor.attach_tiers(kv, config.cache.tiers, key_root)
             if config.scheduler.prefetch:
                 kv.enable_prefetching()
+        if config.cache.events is not None:
+            kv.tell(Events(self.capacity.spec.block_size, Publisher(config.cache.events)))
         self.scheduler = Scheduler(
             config.scheduler,
             kv,
@@ -101,6 +106,20 @@ class EngineCore:
     def reset_prefix_cache(self) -> bool:
         return self.scheduler.kv.reset()
 
+    def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        """pin, demote, prefetch or release the blocks of a session; how many are cached.
+
+        Raises VLLMValidationError for another verb.
+        """
+        if verb not in VERBS:
+            raise VLLMValidationError(
+                f"a session's verb is one of {', '.join(VERBS)}", parameter="verb", value=verb
+            )
+        self.scheduler.kv.uses.now = self._clock()
+        return self.scheduler.kv.session(session, verb, ttl, salt)
+
     def check(self) -> bool:
         """Assert every invariant; for tests and debugging."""
         self.scheduler.check()
@@ -116,4 +135,6 @@ class EngineCore:
         if tiers is not None:
             tiers.flush(FLUSH)
             tiers.mover.shutdown()
+        if self.scheduler.kv.events is not None:
+            self.scheduler.kv.events.close()
         self.executor.shutdown()

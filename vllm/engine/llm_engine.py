@@ -90,6 +90,12 @@ class LLMEngine:
     def reset_prefix_cache(self) -> bool:
         return self.core.reset_prefix_cache()
 
+    def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        """As `EngineClient.cache_session`."""
+        return self.core.cache_session(session, verb, ttl, salt)
+
     def shutdown(self) -> None:
         self.core.shutdown()
 

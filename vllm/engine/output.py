@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, StepOutputs, TokenLogprobs
@@ -62,6 +62,7 @@ class _State:
     prompt_logprobs: list[PositionLogprobs | None] | None
     stats: RequestStateStats
     cached: int = 0
+    cached_by_source: dict[str, int] = field(default_factory=dict)
     unfinished: int = 0
 
 
@@ -264,6 +265,7 @@ class OutputProcessor:
             finished=finished,
             metrics=state.stats,
             num_cached_tokens=state.cached,
+            cached_by_source=state.cached_by_source,
         )
 
     @staticmethod
@@ -304,6 +306,7 @@ class OutputProcessor:
             stats.first_token_ts = now
             stats.queued_ts, stats.scheduled_ts = output.queued, output.scheduled
             state.cached = output.num_cached_tokens
+            state.cached_by_source = output.cached_by_source
             if self._recorder is not None:
                 self._recorder.first_token(now - stats.arrival_time)
         elif completion.last_time and self._recorder is not None:

@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 TIDY_WAIT = 10  # milliseconds between looks at transfers while no request is here
 TO_CORE, FROM_CORE = "to_core.sock", "from_core.sock"
-CALLABLE = ("reset_prefix_cache", "check")
+CALLABLE = ("reset_prefix_cache", "cache_session", "check")
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_core = msgspec.msgpack.Decoder(ToCore).decode

@@ -64,16 +64,28 @@ class LLM:
         *,
         use_tqdm: bool = True,
         priority: Sequence[int] | None = None,
+        kv_retention: Any = None,
+        cache_control: dict[str, Any] | None = None,
+        session_id: str | None = None,
     ) -> list[RequestOutput]:
         """Complete one prompt or many; outputs come in the prompts' order.
 
         A prompt is text, a list of token ids, or a dict with `prompt` or `prompt_token_ids` and
-        perhaps `cache_salt`. Sampling parameters and priorities are one for all or one a prompt.
-        Raises VLLMValidationError before anything runs.
+        perhaps `cache_salt`, `kv_retention`, `cache_control`, `session_id`, `workload`; the
+        keywords of these names are for all prompts that have none of their own. Sampling parameters
+        and priorities are one for all or one a prompt. Raises VLLMValidationError before anything
+        runs.
         """
         held, self._queued = self._queued, []
         try:
-            self.enqueue(prompts, sampling_params, priority=priority)
+            self.enqueue(
+                prompts,
+                sampling_params,
+                priority=priority,
+                kv_retention=kv_retention,
+                cache_control=cache_control,
+                session_id=session_id,
+            )
             return self.wait_for_completion(use_tqdm=use_tqdm)
         finally:
             self._queued = held
@@ -89,6 +101,9 @@ class LLM:
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        kv_retention: Any = None,
+        cache_control: dict[str, Any] | None = None,
+        session_id: str | None = None,
     ) -> list[RequestOutput]:
         """Answer one conversation or several: lists of {"role": ..., "content": ...}.
 
@@ -112,7 +127,14 @@ class LLM:
             # The template writes the special tokens itself.
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        return self.generate(
+            prompts,
+            sampling_params,
+            use_tqdm=use_tqdm,
+            kv_retention=kv_retention,
+            cache_control=cache_control,
+            session_id=session_id,
+        )
 
     def enqueue(
         self,
@@ -120,9 +142,18 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         priority: Sequence[int] | None = None,
+        kv_retention: Any = None,
+        cache_control: dict[str, Any] | None = None,
+        session_id: str | None = None,
     ) -> list[str]:
         """Queue prompts as `generate` does, without running them. Returns their request ids."""
-        batch = _as_list(prompts)
+        said = {
+            "kv_retention": kv_retention,
+            "cache_control": cache_control,
+            "session_id": session_id,
+        }
+        hints = {name: value for name, value in said.items() if value is not None}
+        batch = [_hinted(prompt, hints) for prompt in _as_list(prompts)]
         params = self._params(sampling_params, len(batch))
         if priority is not None and len(priority) != len(batch):
             raise VLLMValidationError(
@@ -216,6 +247,15 @@ class LLM:
         """Forget all cached KVs. False while requests hold some of them."""
         return self.llm_engine.reset_prefix_cache()
 
+    def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        """pin (for `ttl` seconds), demote, prefetch or release the blocks of a session's last turn.
+
+        salt: the cache_salt of its requests. Returns how many of its blocks are cached.
+        """
+        return self.llm_engine.cache_session(session, verb, ttl, salt)
+
     def get_metrics(self) -> list[Any]:
         """Every metric's value now, as the server's `/metrics` would show it."""
         if self._metrics is None:
@@ -250,6 +290,15 @@ def _part_text(part: Any) -> str:
             "only parts of type text are supported", parameter="messages", value=part
         )
     return text
+
+
+def _hinted(prompt: Any, hints: dict[str, Any]) -> Any:
+    """The prompt with what all of its batch tell the cache; its own words win."""
+    if not hints:
+        return prompt
+    if isinstance(prompt, dict):
+        return hints | prompt
+    return hints | {"prompt" if isinstance(prompt, str) else "prompt_token_ids": prompt}
 
 
 def _as_list(prompts: Prompts) -> list[Any]:

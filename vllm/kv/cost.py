@@ -14,6 +14,7 @@ class LoadCost:
     """
 
     def __init__(self, block_bytes: int, block_size: int, min_tokens: int | None = None) -> None:
+        self.block_size = block_size
         self._bytes_per_token = block_bytes / block_size
         self._min_tokens = min_tokens
         self.prefill_rate = 0.0  # tokens a second, smoothed; 0: not measured yet
@@ -33,13 +34,12 @@ class LoadCost:
     def worth_loading(self, tokens: int, bandwidth: float) -> bool:
         """Whether to load `tokens` tokens from a tier of so many bytes a second (0: unknown)."""
         if self._min_tokens is not None:
-            choice = tokens >= self._min_tokens
-        elif bandwidth == 0 or self.prefill_rate == 0:
-            choice = True
-        else:
-            choice = self.load_seconds(tokens, bandwidth) < tokens / self.prefill_rate
-        if choice:
-            self.chose_load += 1
-        else:
-            self.chose_compute += 1
-        return choice
+            return tokens >= self._min_tokens
+        if bandwidth == 0 or self.prefill_rate == 0:
+            return True
+        return self.load_seconds(tokens, bandwidth) < tokens / self.prefill_rate
+
+    def chose(self, load: bool) -> None:
+        """A request was admitted with this choice."""
+        self.chose_load += load
+        self.chose_compute += not load

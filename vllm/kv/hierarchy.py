@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from vllm.core.plan import BlockIO
+from vllm.core.request import TierStats
 from vllm.kv.cost import LoadCost
+from vllm.kv.events import Events
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key
 from vllm.kv.mover import Job, Kind, Mover, delete
@@ -73,7 +75,7 @@ class Hierarchy:
         self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
         self._waiting: dict[int, int] = {}  # sequence -> loads that it waits for
         self.spills = Spills()
-        pool.on_evict = self._evicted
+        self.events: Events | None = None
 
     # ---- up -----------------------------------------------------------------------------------
 
@@ -121,7 +123,10 @@ class Hierarchy:
 
     def _submit_loads(self, batches: dict[str, list[tuple[Key, BlockId]]]) -> None:
         for tier, pairs in batches.items():
-            level = self._level(tier)
+            level, lane = self._level(tier), self.mover.lanes[tier]
+            if lane.load_bandwidth:
+                tokens = len(pairs) * self.cost.block_size
+                lane.predicted_seconds += self.cost.load_seconds(tokens, lane.load_bandwidth)
             for key, _ in pairs:
                 level.shelf.pin(key)
             for at in range(0, len(pairs), BATCH):
@@ -309,7 +314,7 @@ class Hierarchy:
         for level in self.levels:
             level.shelf.device_has(key)
 
-    def _evicted(self, keys: list[Key]) -> None:
+    def evicted(self, keys: list[Key]) -> None:
         """The device has let these go."""
         for level in self.levels:
             for key in keys:
@@ -347,9 +352,11 @@ class Hierarchy:
             elif ok:
                 if self._index.block(key) is None:
                     self._pool.publish(load.block, key)
+                    self._tell_stored(key, "device")
                 self.on_device(key)
             else:
                 level.shelf.spoil(key)
+                self._tell_removed([key], job.tier)
                 failed |= load.waiters
             self._pool.release([load.block])
             for seq in load.waiters - failed:
@@ -361,6 +368,7 @@ class Hierarchy:
     def _stored(self, job: Job) -> None:
         level = self._level(job.tier)
         level.shelf.deleted(job.delete_first)
+        self._tell_removed(job.delete_first, job.tier)
         for key, ok in zip(job.keys, job.ok, strict=True):
             if self._copied(level, key, ok):
                 continue
@@ -370,13 +378,42 @@ class Hierarchy:
                 self._level(job.source).shelf.unpin(key)
             if ok:
                 level.shelf.stored(key, on_device=self._index.block(key) is not None)
+                self._tell_stored(key, job.tier)
             else:
                 level.shelf.failed(key)
+
+    def stats(self) -> list[TierStats]:
+        return [self._stats(level) for level in self.levels]
+
+    def _stats(self, level: Level) -> TierStats:
+        lane = self.mover.lanes[level.tier.name]
+        return TierStats(
+            tier=level.tier.name,
+            capacity=level.shelf.capacity,
+            blocks=len(level.shelf),
+            queued=lane.waiting,
+            bytes_loaded=lane.bytes_loaded,
+            bytes_stored=lane.bytes_stored,
+            load_seconds=lane.load_seconds,
+            predicted_seconds=lane.predicted_seconds,
+            deadline_misses=lane.deadline_misses,
+            failures=lane.total_failures,
+            corrupt=level.tier.damaged,
+            dropped_stores=lane.dropped_stores,
+        )
 
     # ---- the rest -----------------------------------------------------------------------------
 
     def _level(self, tier: str) -> Level:
         return next(level for level in self.levels if level.tier.name == tier)
+
+    def _tell_stored(self, key: Key, tier: str) -> None:
+        if self.events is not None:
+            self.events.stored(key, tier)
+
+    def _tell_removed(self, keys: list[Key], tier: str) -> None:
+        if self.events is not None:
+            self.events.removed(keys, tier)
 
     def _submit(
         self,

@@ -39,10 +39,10 @@ class Lineage:
     Invariant: key i names the tokens [0, (i+1) * block_size), and keys are only ever appended.
     """
 
-    __slots__ = ("_block_size", "_keys", "_lossy", "_root")
+    __slots__ = ("_block_size", "_keys", "_lossy", "root")
 
     def __init__(self, root: Key, block_size: int) -> None:
-        self._root = root
+        self.root = root
         self._block_size = block_size
         self._keys: list[Key] = []
         self._lossy = False
@@ -61,7 +61,7 @@ class Lineage:
         size = self._block_size
         while len(self._keys) < blocks:
             i = len(self._keys)
-            parent = self._keys[-1] if self._keys else self._root
+            parent = self._keys[-1] if self._keys else self.root
             self._keys.append(chain(parent, tokens[i * size : (i + 1) * size]))
 
     def key(self, block: int) -> Key:
@@ -75,7 +75,7 @@ class Lineage:
     def fork(self, blocks: int) -> Lineage:
         """The lineage of a sequence that shares the first `blocks` blocks of this one."""
         self._refuse_lossy()
-        child = Lineage(self._root, self._block_size)
+        child = Lineage(self.root, self._block_size)
         child._keys = self._keys[:blocks]
         return child
 

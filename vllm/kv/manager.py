@@ -10,7 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm.core.request import EngineStats
 from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints
+from vllm.kv.events import Events
 from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.index import BlockId, Index
@@ -64,6 +66,8 @@ class KVManager:
         self._tiers: Hierarchy | None = None
         self._prefetch: Prefetch | None = None
         self.sessions = Sessions(self.uses.limit)
+        self.events: Events | None = None
+        self._pool.on_evict = self._evicted
 
     @property
     def num_blocks(self) -> int:
@@ -153,7 +157,7 @@ class KVManager:
         spilled = self._spilled(seq)
         if spilled is not None:
             return self._admit_spilled(seq, spilled, len(tokens), headroom, hints)
-        found = self._find(lineage, tokens, limit) if self.caching else []
+        found, below = self._find(lineage, tokens, limit) if self.caching else ([], False)
         shared = [hit.block for hit in found if hit.block is not None]
         missing = self.blocks_for(len(tokens)) - len(shared)
         if not self._has_room(missing + headroom, shared):
@@ -168,6 +172,8 @@ class KVManager:
         table.cached = len(found) * self.spec.block_size
         self._tables[seq] = table
         self._account(seq, table, found, tokens)
+        if below and self._tiers is not None:
+            self._tiers.cost.chose(any(hit.tier != "device" for hit in found))
         # While they are on their way, nobody may take its blocks for what they are to become.
         table.published = 0 if self.waits(seq) else len(found)
         if self._prefetch is not None:
@@ -242,8 +248,11 @@ class KVManager:
 
     # ---- what is found ------------------------------------------------------------------------
 
-    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> list[_Hit]:
-        """The longest leading run of blocks that are, or may be had, from some tier."""
+    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> tuple[list[_Hit], bool]:
+        """The longest leading run of blocks that are worth having from some tier.
+
+        And whether slower tiers had any of it to choose from.
+        """
         lineage.extend(tokens, limit // self.spec.block_size)
         keys = lineage.keys()[: limit // self.spec.block_size]
         device = self._index.leading(keys)
@@ -253,7 +262,7 @@ class KVManager:
             slowest = {hit.tier for hit in below if hit.tier != "device"}
             if self._tiers.worth_loading(len(below) * self.spec.block_size, slowest):
                 found += below
-        return found
+        return found, bool(below)
 
     def _below(self, keys: Sequence[Key]) -> list[_Hit]:
         """The run of blocks behind the device's, up to the first that no tier has."""
@@ -333,6 +342,21 @@ class KVManager:
         if self._tiers is not None:
             self._tiers.write_back()
 
+    def tell(self, events: Events) -> None:
+        """Tell these of all that is stored and removed from now on."""
+        self.events = events
+        if self._tiers is not None:
+            self._tiers.events = events
+            for level in self._tiers.levels:
+                events.found(level.shelf.keys(), level.tier.name)
+
+    def _evicted(self, keys: list[Key]) -> None:
+        """The device has let these go."""
+        if self._tiers is not None:
+            self._tiers.evicted(keys)
+        if self.events is not None:
+            self.events.removed(keys, "device")
+
     def cached(self, seq: int) -> int:
         """Leading tokens of an admitted sequence that need not be computed."""
         return self._tables[seq].cached
@@ -377,13 +401,16 @@ class KVManager:
         if self._prefetch is not None:
             self._prefetch.keep_only(seqs)
 
-    def session(self, name: str, verb: str, ttl: float | None = None) -> int:
+    def session(
+        self, name: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
         """Carry out one of `sessions.VERBS` on the blocks of a session's latest turn.
 
-        ttl: seconds for which a pin holds. Returns how many blocks the session has in the cache.
+        ttl: seconds for which a pin holds. salt: that of the session's requests. Returns how many
+        blocks the session has in the cache.
         """
         assert verb in VERBS
-        keys = self.sessions.keys(name)
+        keys = self.sessions.keys(root(self._fingerprint, salt), name)
         if verb == "prefetch":
             if self._tiers is not None:
                 self._tiers.bring(key for key in keys if self._index.block(key) is None)
@@ -442,9 +469,13 @@ class KVManager:
             key = table.lineage.key(i)
             self._computing.pop(key, None)
             if not self._pool.is_published(table.blocks[i]):
-                self._pool.publish(table.blocks[i], key)
+                stored = self._pool.publish(table.blocks[i], key)
                 if self._tiers is not None:
                     self._tiers.on_device(key)
+                if stored and self.events is not None:
+                    size = self.spec.block_size
+                    parent = table.lineage.key(i - 1) if i else None
+                    self.events.stored(key, "device", parent, tokens[i * size : (i + 1) * size])
         table.published = full
 
     def release(self, seq: int) -> None:
@@ -470,7 +501,7 @@ class KVManager:
                 del self._computing[key]
         keys = () if table.lineage.lossy else table.lineage.keys()
         if table.hints.session and table.published:
-            self.sessions.note(table.hints.session, keys[: table.published])
+            self.sessions.note(table.lineage.root, table.hints.session, keys[: table.published])
         for i in reversed(range(len(table.blocks))):
             if i < table.published and keys:
                 self.uses.used(keys[i], keys[i - 1] if i else None, i, table.hints)
@@ -493,7 +524,17 @@ class KVManager:
         if not self._pool.forget_cached():
             return False
         self.sessions.clear()
+        if self.events is not None:
+            self.events.cleared()
         return self._tiers is None or self._tiers.reset()
+
+    def add_stats(self, stats: EngineStats) -> None:
+        """What the tiers have done, for the engine's statistics."""
+        if self._tiers is not None:
+            cost = self._tiers.cost
+            stats.chose_load, cost.chose_load = cost.chose_load, 0
+            stats.chose_compute, cost.chose_compute = cost.chose_compute, 0
+            stats.tiers = self._tiers.stats()
 
     def check(self) -> None:
         """AssertionError unless every invariant of pool, index and tables holds."""

@@ -47,6 +47,7 @@ class Job:
     delete_first: list[Key] = field(default_factory=list)
     source: str | None = None  # the tier that a store reads; None: the device
     ok: list[bool] = field(default_factory=list)  # set when done
+    broken: bool = False  # the tier raised: it is not only that a key was not there
     late: bool = False
     submitted: float = 0.0
     seconds: float = 0.0  # of work, without waiting in the queue
@@ -67,7 +68,9 @@ class Lane:
     store_bandwidth: float = 0.0
     bytes_loaded: int = 0
     bytes_stored: int = 0
-    failures: int = 0  # in a row
+    load_seconds: float = 0.0
+    predicted_seconds: float = 0.0  # what was expected of the loads
+    failures: int = 0  # in a row: jobs in which the tier raised
     total_failures: int = 0
     deadline_misses: int = 0
     dropped_stores: int = 0
@@ -170,6 +173,7 @@ class Mover:
         good = sum(len(b) for b, ok in zip(job.buffers, job.ok, strict=True) if ok)
         if job.kind is Kind.LOAD:
             lane.bytes_loaded += good
+            lane.load_seconds += job.seconds
         else:
             lane.bytes_stored += good
         if all(job.ok):
@@ -179,7 +183,7 @@ class Mover:
             name = "load_bandwidth" if job.kind is Kind.LOAD else "store_bandwidth"
             known = getattr(lane, name)
             setattr(lane, name, rate if known == 0 else known + SMOOTHING * (rate - known))
-        elif not job.late:
+        elif job.broken and not job.late:
             self._fail(lane)
 
     def _fail(self, lane: Lane) -> None:
@@ -202,7 +206,7 @@ class Mover:
         for key in job.delete_first:
             delete(lane.tier, key)
         for i, (key, buffer) in enumerate(zip(job.keys, job.buffers, strict=True)):
-            ok[i] = _one(lane.tier, job.kind, key, buffer)
+            ok[i] = _one(lane.tier, job, key, buffer)
         job.seconds = self._clock() - start
         job.ok = ok
         self._done.append(job)
@@ -220,16 +224,20 @@ class Mover:
             lane.tier.close()
 
 
-def _one(tier: Tier, kind: Kind, key: Key, buffer: memoryview) -> bool:
+def _one(tier: Tier, job: Job, key: Key, buffer: memoryview) -> bool:
     try:
-        if kind is Kind.LOAD:
+        if job.kind is Kind.LOAD:
             return tier.read(key, buffer)
         tier.write(key, buffer)
     except OSError as error:
-        logger.warning("The %s tier cannot %s a block: %s", tier.name, kind.value, error)
+        if not job.broken:  # the first of a job tells for all
+            logger.warning("The %s tier cannot %s a block: %s", tier.name, job.kind.value, error)
+        job.broken = True
         return False
     except Exception:
-        logger.exception("A %s of the %s tier failed", kind.value, tier.name)
+        if not job.broken:
+            logger.exception("A %s of the %s tier failed", job.kind.value, tier.name)
+        job.broken = True
         return False
     return True
 

@@ -16,21 +16,24 @@ MAX_SESSIONS = 4096
 
 
 class Sessions:
-    """The blocks of each session's latest turn; `limit` keys in all, oldest sessions forgotten."""
+    """The blocks of each session's latest turn; `limit` keys in all, oldest sessions forgotten.
+
+    A session is named by the root of its keys too, so nobody reaches another tenant's by its name.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._keys: OrderedDict[str, tuple[Key, ...]] = OrderedDict()
+        self._keys: OrderedDict[tuple[Key, str], tuple[Key, ...]] = OrderedDict()
         self._count = 0
 
-    def note(self, session: str, keys: Sequence[Key]) -> None:
-        self._count += len(keys) - len(self._keys.pop(session, ()))
-        self._keys[session] = tuple(keys)
+    def note(self, root: Key, name: str, keys: Sequence[Key]) -> None:
+        self._count += len(keys) - len(self._keys.pop((root, name), ()))
+        self._keys[root, name] = tuple(keys)
         while self._keys and (self._count > self.limit or len(self._keys) > MAX_SESSIONS):
             self._count -= len(self._keys.popitem(last=False)[1])
 
-    def keys(self, session: str) -> tuple[Key, ...]:
-        return self._keys.get(session, ())
+    def keys(self, root: Key, name: str) -> tuple[Key, ...]:
+        return self._keys.get((root, name), ())
 
     def clear(self) -> None:
         self._keys.clear()

@@ -43,6 +43,10 @@ class Shelf:
         """Whether the key can be read from here."""
         return key in self._spare or key in self._sole
 
+    def keys(self) -> list[Key]:
+        """All that can be read from here, in no order."""
+        return [*self._spare, *self._sole.victims(self._uses.now)]
+
     def knows(self, key: Key) -> bool:
         """Whether the key is here, or may not be written now."""
         return (
@@ -113,7 +117,8 @@ class Shelf:
 
     def next_sole(self, count: int) -> list[Key]:
         """The next `count` keys that would be lost here, for the tier below to take."""
-        return [k for k in islice(self._sole.victims(self._uses.now), count) if k not in self._pins]
+        unpinned = (k for k in self._sole.victims(self._uses.now) if k not in self._pins)
+        return list(islice(unpinned, count))
 
     def stored(self, key: Key, *, on_device: bool) -> None:
         """The write has succeeded."""

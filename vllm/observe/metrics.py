@@ -15,13 +15,30 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from vllm.core.request import EngineStats
+from vllm.core.request import EngineStats, TierStats
 from vllm.observe import reader
 
 ENGINE = "0"
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 PROMPT_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
-CACHE_SOURCES = ("device", "host", "disk")
+CACHE_SOURCES = ("device", "host", "disk", "shared")
+HIT_RATES = {"device": "gpu", "host": "cpu", "disk": "disk", "shared": "shared"}
+TIERS = CACHE_SOURCES[1:]
+TIER_GAUGES = {
+    "capacity": "Blocks that the tier can hold.",
+    "blocks": "Blocks that the tier holds.",
+    "queued": "Transfers that have not ended.",
+}
+TIER_COUNTERS = {
+    "bytes_loaded": "Bytes that came up from the tier.",
+    "bytes_stored": "Bytes that went down to the tier.",
+    "load_seconds": "Seconds that loads took.",
+    "predicted_seconds": "Seconds that loads were expected to take when they were chosen.",
+    "deadline_misses": "Loads that took too long and were given up.",
+    "failures": "Transfers in which the tier failed.",
+    "corrupt": "Blobs whose header or checksum was wrong; they were deleted.",
+    "dropped_stores": "Blocks that were not stored as the queue was full.",
+}
 REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
 _TTFT: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
@@ -111,6 +128,28 @@ class Metrics:
             Counter, "prompt_tokens_cached_by_source", "Cached prompt tokens by tier.",
             "source", CACHE_SOURCES,
         )  # fmt: skip
+        self._hit_rates = {
+            tier: self._gauge(
+                f"{name}_prefix_cache_hit_rate",
+                f"Share of all looked-up prompt tokens that came from the {tier} tier.",
+            )
+            for tier, name in HIT_RATES.items()
+        }
+        self._looked_up = 0
+        self._found = dict.fromkeys(CACHE_SOURCES, 0)
+        self._choices = self._many(
+            Counter, "kv_load_decisions", "Cached runs below the device, by what was chosen.",
+            "choice", ("load", "compute"),
+        )  # fmt: skip
+        self._tier_gauges = {
+            name: self._many(Gauge, f"kv_tier_{name}", told, "tier", TIERS)
+            for name, told in TIER_GAUGES.items()
+        }
+        self._tier_counters = {
+            name: self._many(Counter, f"kv_tier_{name}", told, "tier", TIERS)
+            for name, told in TIER_COUNTERS.items()
+        }
+        self._tier_before: dict[tuple[str, str], float] = {}
         self._generated = self._counter("generation_tokens", "Tokens generated.")
         self._preemptions = self._counter("num_preemptions", "Requests put back into the queue.")
         self._finished = self._many(
@@ -186,8 +225,30 @@ class Metrics:
             self._generated.inc(stats.generated_tokens)
         if stats.preemptions:
             self._preemptions.inc(stats.preemptions)
+        if stats.prefix_queries:
+            self._rate(stats)
+        self._choices["load"].inc(stats.chose_load)
+        self._choices["compute"].inc(stats.chose_compute)
+        for told in stats.tiers:
+            self._tier(told)
         for tokens in stats.step_tokens:
             self._step_tokens.observe(tokens)
+
+    def _rate(self, stats: EngineStats) -> None:
+        self._looked_up += stats.prefix_queries
+        for tier, tokens in ({"device": stats.prefix_hits} | stats.tier_hits).items():
+            self._found[tier] += tokens
+        for tier, tokens in self._found.items():
+            self._hit_rates[tier].set(tokens / self._looked_up)
+
+    def _tier(self, stats: TierStats) -> None:
+        """The core tells totals; counters take what has been added since."""
+        for name, gauges in self._tier_gauges.items():
+            gauges[stats.tier].set(getattr(stats, name))
+        for name, counters in self._tier_counters.items():
+            total, where = getattr(stats, name), (stats.tier, name)
+            counters[stats.tier].inc(max(0.0, total - self._tier_before.get(where, 0.0)))
+            self._tier_before[where] = total
 
     def first_token(self, seconds: float) -> None:
         self._ttft.observe(seconds)

@@ -323,6 +323,7 @@ class Scheduler:
         if sequence.cached >= 0:
             return
         sequence.cached = sequence.counted = cached
+        sequence.cached_by_source = self.kv.sources(sequence.number)
         sequence.scheduled = now
         if sequence.index == 0 and not sequence.request.params.skip_reading_prefix_cache:
             self._stats.prefix_requests += 1
@@ -383,6 +384,8 @@ class Scheduler:
             self._stats.step_tokens.append(plan.num_tokens)
         self._planned = []
         self.kv.write_back()
+        if self.kv.events is not None:
+            self.kv.events.flush()
         return outputs
 
     def _count_prompt(self, sequence: Sequence) -> None:
@@ -407,6 +410,7 @@ class Scheduler:
             logprobs = result.logprobs[at]
             output.logprobs = None if logprobs is None else [logprobs]
         output.num_cached_tokens = sequence.cached
+        output.cached_by_source = sequence.cached_by_source
         output.queued, output.scheduled = sequence.queued, sequence.scheduled
         output.preemptions = sequence.preemptions
         end = stop.finish(sequence, self._max_model_len)
@@ -448,6 +452,7 @@ class Scheduler:
         stats, self._stats = self._stats, EngineStats()
         stats.running, stats.waiting = len(self.running), len(self.waiting)
         stats.kv_usage = self.kv.usage
+        self.kv.add_stats(stats)
         return stats
 
     def check(self) -> None:

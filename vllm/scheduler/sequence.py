@@ -24,6 +24,7 @@ class Sequence:
     tokens: list[int]  # prompt and output
     computed: int = 0
     cached: int = -1  # prompt tokens that the prefix cache saved at first admission; -1: not yet
+    cached_by_source: dict[str, int] = field(default_factory=dict)
     counted: int = 0  # prompt tokens that the statistics know of, cached or computed
     queued: float = 0.0  # seconds of the core's clock
     scheduled: float = 0.0

@@ -19,6 +19,7 @@ class ModelledTier:
 
     def __init__(self, name: str, page: memoryview, *, failure: float, seed: int) -> None:
         self.name = name
+        self.damaged = 0
         self._page = page  # what every block's bytes look like
         self._keys: set[Key] = set()
         self._failure = failure

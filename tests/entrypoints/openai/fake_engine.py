@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Asked:
     params: SamplingParams
     priority: int
     cache_salt: str | None
+    prompt: dict[str, Any] = field(default_factory=dict)  # as it was given
 
 
 class FakeEngine:
@@ -47,6 +48,7 @@ class FakeEngine:
         self.max_model_len = self.config.model.max_model_len
         self.asked: list[Asked] = []
         self.aborted: list[str] = []
+        self.sessions: list[tuple[str, str, float | None, str | None]] = []
         self.delay = 0.0  # seconds a token
         self.ends_after: int | None = None  # tokens, then the end of the sequence
         self.end_reason = "stop"
@@ -67,6 +69,12 @@ class FakeEngine:
 
     async def reset_prefix_cache(self) -> bool:
         return True
+
+    async def cache_session(
+        self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
+    ) -> int:
+        self.sessions.append((session, verb, ttl, salt))
+        return 3
 
     def shutdown(self) -> None:
         self.errored = True
@@ -89,7 +97,7 @@ class FakeEngine:
         params.verify_for(self.config.model.vocab_size, self.config.model.max_logprobs)
         if bad := [i for i in ids if i >= self.config.model.vocab_size]:
             raise VLLMValidationError(f"{bad[0]} is out of vocabulary", parameter="prompt")
-        self.asked.append(Asked(request_id, ids, params, priority, cache_salt))
+        self.asked.append(Asked(request_id, ids, params, priority, cache_salt, prompt))
         finished = False
         try:
             for step in range(1, (params.max_tokens or 1) + 1):

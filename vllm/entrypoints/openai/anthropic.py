@@ -140,7 +140,22 @@ class MessagesBody(CountBody):
         given = self.model_dump(
             include={"max_tokens", "temperature", "top_p", "top_k", "stream"}, exclude_none=True
         )
+        control = self._cache_control()
+        if control is not None:
+            given["cache_control"] = control
         return self.chat(stop=self.stop_sequences, **given)
+
+    def _cache_control(self) -> Any:
+        """Marks on blocks keep the whole prompt: blocks of KVs know no borders of content."""
+        blocks = [b for m in self.messages if not isinstance(m.content, str) for b in m.content]
+        blocks += self.system if isinstance(self.system, list) else []
+        marked = [(b.model_extra or {})["cache_control"] for b in blocks if _is_marked(b)]
+        longest = [c for c in marked if isinstance(c, dict) and c.get("ttl") == "1h"]
+        return (longest or marked or [None])[0]
+
+
+def _is_marked(block: ContentBlock) -> bool:
+    return bool(block.model_extra and block.model_extra.get("cache_control") is not None)
 
 
 def _function(tool: Tool) -> dict[str, Any]:

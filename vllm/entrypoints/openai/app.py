@@ -14,6 +14,7 @@ from vllm.entrypoints.openai import (
     health,
     models,
     responses,
+    sessions,
     tokenize,
 )
 from vllm.entrypoints.openai.guard import Keys, Limits, RequestIds
@@ -22,7 +23,7 @@ from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 from vllm.version import __version__
 
-FAMILIES = (health, models, completions, chat, responses, anthropic, tokenize)
+FAMILIES = (health, models, completions, chat, responses, anthropic, tokenize, sessions)
 
 
 def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = None) -> FastAPI:

@@ -53,7 +53,7 @@ async def _beams(
     if engine.tokenizer is not None and engine.tokenizer.eos_token_id is not None:
         eos.add(engine.tokenizer.eos_token_id)
     search = BeamSearch(job.prompt_token_ids, params, frozenset(eos), params.max_tokens)
-    cached = 0
+    first: RequestOutput | None = None
     while not search.done:
         jobs = [
             Job(
@@ -63,12 +63,13 @@ async def _beams(
                 None,
                 job.priority,
                 job.cache_salt,
+                job.hints,
             )
             for i, tokens in enumerate(search.prompts)
         ]
         steps = await gather([server.outputs(step) for step in jobs])
         if not search.steps:
-            cached = steps[0].num_cached_tokens or 0
+            first = steps[0]
         told = [step.outputs[0].logprobs for step in steps]
         search.advance([position[0] for position in told if position])
     prompt = len(job.prompt_token_ids)
@@ -89,7 +90,8 @@ async def _beams(
             for index, beam in enumerate(search.result())
         ],
         finished=True,
-        num_cached_tokens=cached,
+        num_cached_tokens=first.num_cached_tokens if first else 0,
+        cached_by_source=first.cached_by_source if first else {},
     )
 
 

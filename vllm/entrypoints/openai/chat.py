@@ -150,7 +150,7 @@ def _answer(turn: Turn, result: RequestOutput, id: str, model: str) -> ChatCompl
         usage=usage(
             len(job.prompt_token_ids),
             sum(len(output.token_ids) for output in result.outputs),
-            result.num_cached_tokens or 0,
+            [result],
         ),
     )
     if body.return_token_ids:
@@ -182,16 +182,17 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
     server, body, job = turn.server, turn.body, turn.job
     wish = UsageWish(body, server.args.enable_force_include_usage)
     writer = _logprob_writer(server, body)
-    prompt, cached, generated = len(job.prompt_token_ids), 0, [0] * body.count
+    prompt, generated = len(job.prompt_token_ids), [0] * body.count
+    latest: RequestOutput | None = None
     speeches = [turn.speech() for _ in range(body.count)]
     begun = False
     async with aclosing(server.outputs(job)) as results:
         async for result in results:
-            cached = max(cached, result.num_cached_tokens or 0)
+            latest = result
             if not begun:
                 begun = True
                 if wish.in_chunks:
-                    chunk.usage = usage(prompt, 0, cached)
+                    chunk.usage = usage(prompt, 0, [result])
                 for opening in _openings(server, body, job, chunk):
                     yield event(opening)
                 chunk.prompt_token_ids = UNSET
@@ -212,11 +213,11 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
                 generated[output.index] += len(output.token_ids)
                 chunk.choices = [choice]
                 if wish.in_chunks:
-                    chunk.usage = usage(prompt, generated[output.index], cached)
+                    chunk.usage = usage(prompt, generated[output.index], [result])
                 yield event(chunk)
     if wish.at_end:
         chunk.choices = []
-        chunk.usage = usage(prompt, sum(generated), cached)
+        chunk.usage = usage(prompt, sum(generated), [latest])
         yield event(chunk)
 
 

@@ -183,15 +183,14 @@ def _fill(
     done: list[RequestOutput],
 ) -> None:
     """Choice k of prompt p has index p*n + k."""
-    prompt = completion = cached = 0
+    prompt = completion = 0
     for p, (job, result) in enumerate(zip(jobs, done, strict=True)):
         prompt += len(job.prompt_token_ids)
-        cached += result.num_cached_tokens or 0
         for output in sorted(result.outputs, key=lambda o: o.index):
             writer = _ChoiceWriter(server, body, job, p * body.count + output.index)
             answer.choices.append(writer.write(result, output))
             completion += writer.generated
-    answer.usage = usage(prompt, completion, cached)
+    answer.usage = usage(prompt, completion, done)
 
 
 async def _events(
@@ -203,10 +202,10 @@ async def _events(
         for p, job in enumerate(jobs)
         for k in range(body.count)
     ]
-    cached = [0] * len(jobs)
+    latest: list[RequestOutput | None] = [None] * len(jobs)
     async with aclosing(merge([server.outputs(job) for job in jobs])) as results:
         async for p, result in results:
-            cached[p] = max(cached[p], result.num_cached_tokens or 0)
+            latest[p] = result
             for output in result.outputs:
                 if not output.token_ids and not output.text and output.finish_reason is None:
                     continue
@@ -214,10 +213,10 @@ async def _events(
                 answer.choices = [writer.write(result, output)]
                 if wish.in_chunks:
                     prompt = len(jobs[p].prompt_token_ids)
-                    answer.usage = usage(prompt, writer.generated, cached[p])
+                    answer.usage = usage(prompt, writer.generated, [result])
                 yield event(answer)
     if wish.at_end:
         answer.choices = []
         prompt = sum(len(job.prompt_token_ids) for job in jobs)
-        answer.usage = usage(prompt, sum(w.generated for w in writers), sum(cached))
+        answer.usage = usage(prompt, sum(w.generated for w in writers), latest)
         yield event(answer)

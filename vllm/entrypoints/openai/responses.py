@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
+from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
 from vllm.entrypoints.openai.body import JsonRoute
 from vllm.entrypoints.openai.errors import ApiError, describe
@@ -99,6 +100,8 @@ class ResponsesBody(BaseModel):
             "top_p": self.top_p,
             "stream": True,
         }
+        extra = self.model_extra or {}
+        fields |= {name: extra[name] for name in HINT_FIELDS if name in extra}
         if self.tools:
             fields["tools"] = [_tool(tool, i) for i, tool in enumerate(self.tools)]
             fields["parallel_tool_calls"] = self.parallel_tool_calls

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+
 import msgspec
 
 from vllm.entrypoints.openai.protocol import GenerationBody
+from vllm.outputs import RequestOutput
 
 
-class PromptTokensDetails(msgspec.Struct):
+class PromptTokensDetails(msgspec.Struct, omit_defaults=True):
     cached_tokens: int
+    cached_tokens_by_source: dict[str, int] = {}  # by tier: device, host, disk, shared
 
 
 class Usage(msgspec.Struct, omit_defaults=True):
@@ -18,13 +23,21 @@ class Usage(msgspec.Struct, omit_defaults=True):
     prompt_tokens_details: PromptTokensDetails | None = None
 
 
-def usage(prompt: int, completion: int, cached: int | None) -> Usage:
-    """Cached tokens are always told: they are what this engine is for."""
+def usage(prompt: int, completion: int, results: Iterable[RequestOutput | None]) -> Usage:
+    """Cached tokens are always told: they are what this engine is for.
+
+    results: the latest of each prompt; None where none has come yet.
+    """
+    cached, sources = 0, Counter[str]()
+    for result in results:
+        if result is not None:
+            cached += result.num_cached_tokens or 0
+            sources.update(result.cached_by_source)
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
         total_tokens=prompt + completion,
-        prompt_tokens_details=None if cached is None else PromptTokensDetails(cached),
+        prompt_tokens_details=PromptTokensDetails(cached, dict(sources)),
     )
 
 

@@ -1,7 +1,7 @@
 """Priorities: all keys of a lower one go before any of a higher one.
 
 Each priority that is in use has a policy of its own. A priority that was given for a time falls
-back to the default one when that has passed.
+back to the default one when that has passed, as if the key had been used then.
 """
 
 from __future__ import annotations

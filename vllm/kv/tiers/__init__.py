@@ -16,6 +16,7 @@ class Tier(Protocol):
     """
 
     name: str
+    damaged: int  # blobs that were read so far and were not what they should be
 
     def contains(self, keys: list[Key]) -> list[bool]: ...
 

@@ -44,7 +44,8 @@ class DiskTier:
         self._bytes = block_bytes
         self._fingerprint = fingerprint
         self._folder = root / fingerprint.hex()[:16]
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_private(self._folder)
+        self.damaged = 0
         self._buffers = threading.local()
         padded = -(-block_bytes // HEADER_BYTES) * HEADER_BYTES
         self.file_bytes = HEADER_BYTES + padded
@@ -108,6 +109,7 @@ class DiskTier:
         payload = whole[HEADER_BYTES : HEADER_BYTES + self._bytes]
         if got != self.file_bytes or bytes(whole[: HEADER.size + 4]) != self._header(key, payload):
             logger.warning("%s is damaged or not ours; deleted", path.name[:16])
+            self.damaged += 1
             self.delete(key)
             return False
         buffer[:] = payload
@@ -150,6 +152,13 @@ class DiskTier:
         if not hasattr(self._buffers, "memory"):
             self._buffers.memory = mmap.mmap(-1, self.file_bytes)
         return memoryview(self._buffers.memory)
+
+
+def _make_private(folder: Path) -> None:
+    """The folder and those above it that are not there yet, for this user only."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _read_all(descriptor: int, buffer: memoryview) -> int:

@@ -20,6 +20,7 @@ class HostTier:
     """
 
     name = "host"
+    damaged = 0  # memory is trusted
 
     def __init__(self, num_blocks: int, block_bytes: int) -> None:
         """Raises MemoryError (or OSError) when the memory cannot be had."""
