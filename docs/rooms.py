@@ -14,6 +14,7 @@ COLUMNS: list[list[tuple[str, str]]] = [
         ("observe", "metrics, log line"),
         ("grammar", "structured outputs"),
         ("kernels", "ops: reference, C++"),
+        ("kvstore", "the shared store"),
     ],
     [("kv", "pool, keys, tables")],
     [

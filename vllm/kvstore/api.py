@@ -1,0 +1,167 @@
+"""`KVCache`: store and find the KV tensors of tokens.
+
+    with KVCache(FileCacheConfig(root="/var/cache/kv"), tensor_nbytes=1024, layer=2) as cache:
+        cache.update(None, tokens, tensors)          # tensors[token][layer] = (K, V), KVTensors
+        matched = cache.query(None, tokens, found)   # found likewise, filled
+
+Tensors may be an array too, `[tokens, layers, 2, ...]`, NumPy's or torch's: then what is found is
+copied into it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm.kvstore.config import CacheConfig, Layout, from_environment, one_of, positive
+from vllm.kvstore.views import addresses
+
+Tokens = Sequence[int] | npt.NDArray[np.int32]
+
+
+class KVCache:
+    """A cache of `layer` pairs (K, V) of `tensor_nbytes` (or `tensor_bytes`) for each token.
+
+    `cache_capacity` is in tokens and bounds what shared memory keeps of this cache; files are
+    bounded by their quota. `rank` and `world_size` (both or none) and `namespace`, which names the
+    model and whatever else its KVs depend on, are part of every key: caches that differ in any of
+    these, or in the shape of a token, see nothing of each other. `threads` copy or do I/O (0: as
+    many as is sensible). Without a configuration the original's environment variables are asked.
+
+    All methods may be called from several threads at once. After `close()` they raise KVStoreError.
+    Raises ValueError (an argument, named), KVStoreError (the folder or daemon refuses).
+    """
+
+    def __init__(
+        self,
+        cache_config: CacheConfig | None = None,
+        tensor_nbytes: int | None = None,
+        cache_capacity: int = 1024,
+        layer: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        *,
+        tensor_bytes: int | None = None,
+        namespace: str = "",
+        threads: int = 0,
+    ) -> None:
+        config = cache_config or from_environment(os.environ)
+        if config is None or not callable(getattr(config, "open", None)):
+            raise ValueError(f"cache_config is no configuration of a store: {cache_config!r}")
+        nbytes = one_of("tensor_nbytes", tensor_nbytes, "tensor_bytes", tensor_bytes, 1024)
+        self.tensor_nbytes: int = positive("tensor_nbytes", nbytes)
+        self.cache_capacity: int = positive("cache_capacity", cache_capacity)
+        self.layer: int = positive("layer", layer)
+        if (rank is None) != (world_size is None):
+            raise ValueError("rank and world_size go together")
+        self.cache_config = config
+        self.chunk_size = config.chunk_size
+        layout = Layout(
+            tensor_bytes=self.tensor_nbytes,
+            layers=self.layer,
+            rank=rank or 0,
+            world_size=1 if world_size is None else positive("world_size", world_size),
+            space=namespace,
+            threads=threads,
+        )
+        self._cache = config.open(layout, self.cache_capacity)
+
+    @property
+    def tensor_bytes(self) -> int:
+        return self.tensor_nbytes
+
+    def update(
+        self,
+        *given: Any,
+        prefix: Tokens | None = None,
+        tokens: Tokens | None = None,
+        kv_cache_list: Any = None,
+        kv_state_list: Any = None,
+    ) -> int:
+        """`update(tokens, list)` or `update(prefix, tokens, list)`.
+
+        How many leading tokens of `tokens` are stored now, by this call or before it. A prefix that
+        is not stored itself stores nothing.
+        """
+        prefix, tokens, tensors = _arguments(given, prefix, tokens, kv_cache_list, kv_state_list)
+        stored: int = self._cache.update(prefix, tokens, self._tensors(tensors))
+        return stored
+
+    def query(
+        self,
+        *given: Any,
+        prefix: Tokens | None = None,
+        tokens: Tokens | None = None,
+        kv_cache_list: Any = None,
+        kv_state_list: Any = None,
+    ) -> int:
+        """`query(tokens, list)` or `query(prefix, tokens, list)`.
+
+        How many leading tokens of `tokens` were found. Tensors that have memory are filled; with
+        shared memory, those without, `KVTensor(0, 0)`, are pointed to where it lies, and that stays
+        as it is for as long as they, or views of them, live. What lies behind the match is
+        unspecified.
+        """
+        prefix, tokens, tensors = _arguments(given, prefix, tokens, kv_cache_list, kv_state_list)
+        find = self._cache.fill if hasattr(tensors, "shape") else self._cache.query
+        matched: int = find(prefix, tokens, self._tensors(tensors))
+        return matched
+
+    def batched_update(self, tokens: Tokens, kv_cache_list: Any) -> int:
+        """As `update`, which is batched itself."""
+        return self.update(tokens, kv_cache_list)
+
+    def batched_query(self, tokens: Tokens, kv_cache_list: Any) -> int:
+        """As `query`, which is batched itself."""
+        return self.query(tokens, kv_cache_list)
+
+    def clear(self) -> None:
+        """Forget everything that caches of this kind hold."""
+        self._cache.clear()
+
+    def stat(self) -> dict[str, int]:
+        """Bytes, entries, hits and so on, as the store counts them."""
+        counts: dict[str, int] = self._cache.stat()
+        return counts
+
+    def close(self) -> None:
+        """End its threads and connection. What was found in place stays good while it is held."""
+        self._cache.close()
+
+    def __enter__(self) -> KVCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _tensors(self, tensors: Any) -> Any:
+        if not hasattr(tensors, "shape"):
+            return tensors
+        return addresses(tensors, self.layer, self.tensor_nbytes)
+
+
+def _arguments(
+    given: tuple[Any, ...], prefix: Any, tokens: Any, first: Any, later: Any
+) -> tuple[Any, Any, Any]:
+    """(prefix, tokens, tensors) of two or three positions, or of keywords."""
+    tensors = one_of("kv_cache_list", first, "kv_state_list", later, None)
+    named = [value for value in (prefix, tokens, tensors) if value is not None]
+    if len(given) == 3 and not named:
+        prefix, tokens, tensors = given
+    elif len(given) == 2 and tokens is None and tensors is None:
+        tokens, tensors = given
+    elif given:
+        raise TypeError("either (tokens, list) or (prefix, tokens, list)")
+    if tokens is None or tensors is None:
+        raise TypeError("tokens and kv_cache_list are needed")
+    return (None if prefix is None or len(prefix) == 0 else prefix), tokens, tensors

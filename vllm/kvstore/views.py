@@ -1,0 +1,103 @@
+"""Memory of tensors as NumPy arrays and torch tensors that share it. Imports torch only if asked."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def addresses(array: Any, layers: int, tensor_bytes: int) -> npt.NDArray[np.uint64]:
+    """Where the tensors of an array `[tokens, layers, 2, ...]` begin, as `[tokens, layers, 2]`.
+
+    NumPy's or torch's (on the CPU), with any strides in the first three axes. Raises ValueError
+    when a tensor is not `tensor_bytes` of contiguous memory.
+    """
+    shape = tuple(array.shape)
+    if hasattr(array, "data_ptr"):  # torch's, which may have a dtype that NumPy lacks
+        if array.device.type != "cpu":
+            raise ValueError(f"the tensor is on {array.device}, not on the CPU")
+        base, size = array.data_ptr(), array.element_size()
+        strides = tuple(step * size for step in array.stride())
+    else:
+        base, size, strides = array.ctypes.data, array.itemsize, array.strides
+    if len(shape) < 3 or shape[1:3] != (layers, 2):
+        raise ValueError(f"the array is not [tokens, {layers}, 2, ...] but {list(shape)}")
+    expected = size
+    for length, stride in zip(shape[:2:-1], strides[:2:-1], strict=True):
+        if length != 1 and stride != expected:
+            raise ValueError("a tensor of the array is not contiguous")
+        expected *= length
+    if expected != tensor_bytes:
+        raise ValueError(f"a tensor of the array has {expected} bytes, not {tensor_bytes}")
+    grid = np.full(shape[:3], base, dtype=np.int64)
+    for axis in range(3):
+        steps = np.arange(shape[axis], dtype=np.int64) * strides[axis]
+        grid += steps.reshape([-1 if i == axis else 1 for i in range(3)])
+    return grid.astype(np.uint64)
+
+
+def numpy_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
+    """A KVTensor's memory as an array; it keeps what was found where it is. Nothing is copied."""
+    flat = np.frombuffer(tensor, dtype=dtype)
+    return flat if shape is None else flat.reshape(shape)
+
+
+def torch_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> Any:
+    """The same as a torch tensor; `dtype` is torch's."""
+    torch: Any = importlib.import_module("torch")
+    flat = torch.frombuffer(tensor, dtype=dtype)
+    return flat if shape is None else flat.reshape(list(shape))
+
+
+class Match:
+    """What was found in shared memory, in place: of `count` tokens, `[layers, 2]` tensors each.
+
+    It stays as it is until `release()`, or until this and all views of it are gone.
+    """
+
+    def __init__(
+        self, count: int, where: npt.NDArray[np.uint64], lease: Any, tensor_bytes: int, kind: Any
+    ) -> None:
+        self.count = count
+        self.addresses = where[:count]  # uint64 [count, layers, 2]
+        self._lease = lease
+        self._tensor_bytes = tensor_bytes
+        self._kind = kind
+
+    def tensor(self, token: int, layer: int, value: int) -> Any:
+        """The KVTensor of K (`value` 0) or V (1)."""
+        return self._kind(int(self.addresses[token, layer, value]), self._tensor_bytes, self._lease)
+
+    def numpy(self, token: int, dtype: Any, shape: Sequence[int]) -> npt.NDArray[Any]:
+        """A token's tensors as `[layers, 2, *shape]`."""
+        return numpy_view(self._token(token), dtype, [self.addresses.shape[1], 2, *shape])
+
+    def torch(self, token: int, dtype: Any, shape: Sequence[int]) -> Any:
+        """A token's tensors as `[layers, 2, *shape]`, torch's."""
+        return torch_view(self._token(token), dtype, [self.addresses.shape[1], 2, *shape])
+
+    def _token(self, token: int) -> Any:
+        """All of a token's tensors, which lie one behind the other."""
+        size = self.addresses.shape[1] * 2 * self._tensor_bytes
+        return self._kind(int(self.addresses[token, 0, 0]), size, self._lease)
+
+    def release(self) -> None:
+        """Views must not be read any more."""
+        if self._lease is not None:
+            self._lease.release()
+
+    def __enter__(self) -> Match:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
