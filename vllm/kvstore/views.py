@@ -1,4 +1,4 @@
-"""Memory of tensors as NumPy arrays and torch tensors that share it. Imports torch only if asked."""
+"""Memory of tensors as NumPy arrays and torch tensors that share it; torch only if asked."""
 
 from __future__ import annotations
 
