@@ -39,6 +39,15 @@ DEFAULTS = {
     "bad_words": [],
     "structured_outputs": None,
     "skip_reading_prefix_cache": False,
+    "max_cache_tokens": None,
+    "target_compression_rate": None,
+    "protected_window_size": None,
+    "compress_once": None,
+    "metric_collection_buffer_size": None,
+    "compression_metric": None,
+    "sinks": None,
+    "protected_spans": None,
+    "reference_token_ids": None,
     "extra_args": None,
 }
 
@@ -66,6 +75,16 @@ REFUSED: list[tuple[str, Any]] = [
     *[("allowed_token_ids", v) for v in ([], 5, [-1], ["a"], [[1]])],
     *[("bad_words", v) for v in ([""], [1], 5, ["a"] * 1025, "a" * 257, ["\ud800"])],
     *[("logit_bias", v) for v in ([1], {"x": 1}, {1: "much"}, {1: math.nan}, {1: None})],
+    *[("max_cache_tokens", v) for v in (0, -2, 1.5, True, 2**63)],
+    *[("target_compression_rate", v) for v in (0, -0.5, 1.01, "1", math.nan)],
+    *[("protected_window_size", v) for v in (-1, 0.5, 2**31)],
+    *[("metric_collection_buffer_size", v) for v in (-1, "1")],
+    *[("sinks", v) for v in (-1, True)],
+    *[("compress_once", v) for v in (1, "yes")],
+    *[("compression_metric", v) for v in ("best", 5, "")],
+    *[("protected_spans", v) for v in (5, [1], [[1]], [[1, 2, 3]], [[2, 2]], [[3, 1]], [[-1, 2]])],
+    *[("protected_spans", v) for v in ([["a", "b"]], [[0, 2**31]], [[0, 1]] * 65)],
+    *[("reference_token_ids", v) for v in ([], 5, [-1], ["a"], "12")],
     ("logit_bias", dict.fromkeys(range(1025), 1.0)),
     *[("extra_args", v) for v in ([1], {"a": 2**64}, {"a": object()}, {"a": {"b": -(2**64)}})],
     *[("output_kind", v) for v in (3, "delta", None)],
@@ -208,11 +227,27 @@ def full() -> SamplingParams:
         bad_words=["no"],
         structured_outputs={"choice": ["yes", "no"]},
         skip_reading_prefix_cache=True,
+        max_cache_tokens=200,
+        target_compression_rate=1.0,
+        protected_window_size=20,
+        compress_once=True,
+        metric_collection_buffer_size=3,
+        compression_metric="knorm",
+        sinks=4,
+        protected_spans=[(1, 3)],
         extra_args={"x": {"y": [1, 2.5, "z", None]}},
     )
 
 
-@pytest.mark.parametrize("params", [SamplingParams(), SamplingParams(temperature=0), full()])
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0),
+        SamplingParams(reference_token_ids=[3]),
+        full(),
+    ],
+)
 def test_msgpack_round_trip(params: SamplingParams) -> None:
     decoded = msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams)
     assert decoded == params
@@ -222,7 +257,7 @@ def test_msgpack_round_trip(params: SamplingParams) -> None:
 def test_every_field_survives_the_round_trip() -> None:
     """`full` differs from the defaults in every field, so none is left out of the message."""
     same = {n for n, v in msgspec.structs.asdict(full()).items() if v == DEFAULTS[n]}
-    assert same == {"detokenize"}
+    assert same == {"detokenize", "reference_token_ids"}
 
 
 def test_a_bad_message_is_refused_too() -> None:
@@ -264,3 +299,27 @@ def test_an_echoed_value_is_cut() -> None:
     error = VLLMValidationError("no", parameter="stop", value="x" * 10_000)
     assert len(str(error)) < 200
     assert isinstance(error, ValueError)
+
+
+def test_compression_wishes() -> None:
+    params = SamplingParams(max_cache_tokens=-1, protected_spans=((1, 4), [5, 9]))
+    assert params.max_cache_tokens is None
+    assert params.protected_spans == [(1, 4), (5, 9)]
+    assert params.clone() == params
+    with pytest.raises(VLLMValidationError, match="exclude each other") as caught:
+        SamplingParams(max_cache_tokens=128, target_compression_rate=0.5)
+    assert caught.value.parameter == "target_compression_rate"
+    SamplingParams(max_cache_tokens=128, target_compression_rate=1.0)
+
+
+def test_reference_tokens_are_the_whole_output() -> None:
+    params = SamplingParams(reference_token_ids=[5, 6])
+    assert params.ignore_eos and params.logprobs == 0
+    assert SamplingParams(reference_token_ids=[5], logprobs=3).logprobs == 3
+    for other in ({"n": 2}, {"structured_outputs": {"regex": "a"}}):
+        with pytest.raises(VLLMValidationError) as caught:
+            SamplingParams(reference_token_ids=[5], **other)
+        assert caught.value.parameter == "reference_token_ids"
+    with pytest.raises(VLLMValidationError, match="out of vocabulary") as caught:
+        SamplingParams(reference_token_ids=[100]).verify_for(100, 20)
+    assert caught.value.parameter == "reference_token_ids"

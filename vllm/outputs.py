@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm.core.compression import CompressionStats
 from vllm.logprobs import PositionLogprobs, PromptLogprobs, SampleLogprobs
 
 
@@ -30,7 +31,8 @@ class CompletionOutput:
     """One of a request's `n` outputs.
 
     finish_reason is stop, length, abort or error; stop_reason is the stop string or stop token id
-    that ended it, None at the end-of-sequence token.
+    that ended it, None at the end-of-sequence token. kv_compression: with the end, from an engine
+    that compresses.
     """
 
     index: int
@@ -40,6 +42,7 @@ class CompletionOutput:
     logprobs: SampleLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    kv_compression: CompressionStats | None = None
 
     def finished(self) -> bool:
         return self.finish_reason is not None

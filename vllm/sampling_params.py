@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from vllm.core.compression import MAX_SPANS, METRICS
 from vllm.core.errors import VLLMValidationError
 from vllm.core.structured import StructuredOutputsParams
 
@@ -46,6 +47,11 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     Raises VLLMValidationError, naming the field, for a value out of its range. A temperature below
     1e-5 means greedy, one below 0.01 is raised to 0.01. `logprobs=-1` means the whole vocabulary.
     `prompt_logprobs` needs every prompt position's logits, so it reads no cached prefix.
+
+    The fields from max_cache_tokens to protected_spans override what the engine compresses by; None
+    leaves its default, and max_cache_tokens=-1 is None. See docs/compression.md.
+    reference_token_ids: the output is these tokens, whatever the model would say, with their
+    logprobs; they end it.
     """
 
     n: int = 1
@@ -74,6 +80,15 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     bad_words: list[str] | None = None
     structured_outputs: StructuredOutputsParams | None = None
     skip_reading_prefix_cache: bool | None = None
+    max_cache_tokens: int | None = None
+    target_compression_rate: float | None = None
+    protected_window_size: int | None = None
+    compress_once: bool | None = None
+    metric_collection_buffer_size: int | None = None
+    compression_metric: str | None = None
+    sinks: int | None = None
+    protected_spans: list[tuple[int, int]] | None = None
+    reference_token_ids: list[int] | None = None
     extra_args: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -100,7 +115,12 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             ) from error
         if isinstance(self.structured_outputs, dict):
             self.structured_outputs = structured(self.structured_outputs)
+        if self.max_cache_tokens == -1:
+            self.max_cache_tokens = None
         self._verify()
+        self._verify_compression()
+        if self.reference_token_ids is not None:
+            self._force_reference(self.reference_token_ids)
         if self.temperature < GREEDY_BELOW:
             if self.n > 1:
                 raise VLLMValidationError(
@@ -178,6 +198,47 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 "stop strings need detokenize=True", parameter="stop", value=self.stop
             )
 
+    def _verify_compression(self) -> None:
+        _integer("max_cache_tokens", self.max_cache_tokens, 1, INT64, optional=True)
+        if self.target_compression_rate is not None:
+            _number("target_compression_rate", self.target_compression_rate, 0, 1, open_low=True)
+            if self.max_cache_tokens is not None and self.target_compression_rate < 1:
+                raise VLLMValidationError(
+                    "target_compression_rate and max_cache_tokens exclude each other",
+                    parameter="target_compression_rate",
+                    value=self.target_compression_rate,
+                )
+        for name in ("protected_window_size", "metric_collection_buffer_size", "sinks"):
+            _integer(name, getattr(self, name), 0, 2**31 - 1, optional=True)
+        if self.compress_once is not None and not isinstance(self.compress_once, bool):
+            raise VLLMValidationError(
+                "compress_once must be true or false",
+                parameter="compress_once",
+                value=self.compress_once,
+            )
+        if self.compression_metric is not None and self.compression_metric not in METRICS:
+            raise VLLMValidationError(
+                f"compression_metric must be one of {', '.join(METRICS)}",
+                parameter="compression_metric",
+                value=self.compression_metric,
+            )
+        if self.protected_spans is not None:
+            self.protected_spans = _spans("protected_spans", self.protected_spans)
+
+    def _force_reference(self, given: Any) -> None:
+        """The output is given, so nothing else may end it or choose it."""
+        name = "reference_token_ids"
+        self.reference_token_ids = tokens = _ids(name, given)
+        if not tokens:
+            raise VLLMValidationError(f"{name} must not be empty", parameter=name)
+        if self.n != 1:
+            raise VLLMValidationError(f"{name} needs n=1", parameter=name)
+        if self.structured_outputs is not None:
+            raise VLLMValidationError(
+                f"{name} and structured_outputs exclude each other", parameter=name
+            )
+        self.ignore_eos, self.logprobs = True, self.logprobs or 0
+
     def _verify_extra_args(self) -> None:
         if self.extra_args is None:
             return
@@ -200,6 +261,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             ("stop_token_ids", self.stop_token_ids),
             ("allowed_token_ids", self.allowed_token_ids),
             ("logit_bias", self.logit_bias),
+            ("reference_token_ids", self.reference_token_ids),
         ):
             for token in ids or ():
                 if not 0 <= token < vocab_size:
@@ -278,6 +340,23 @@ def _ids(name: str, given: Any) -> list[int]:
     for token in given:
         _integer(name, token, 0, 2**31 - 1)
     return list(given)
+
+
+def _spans(name: str, given: Any) -> list[tuple[int, int]]:
+    if not isinstance(given, (list, tuple)) or len(given) > MAX_SPANS:
+        raise VLLMValidationError(
+            f"{name} must be a list of at most {MAX_SPANS} [start, end) pairs",
+            parameter=name,
+            value=given,
+        )
+    for span in given:
+        if not isinstance(span, (list, tuple)) or len(span) != 2:
+            raise VLLMValidationError(
+                f"{name} must hold pairs: [start, end)", parameter=name, value=span
+            )
+        _integer(name, span[0], 0, 2**31 - 1)
+        _integer(name, span[1], span[0] + 1, 2**31 - 1)
+    return [(start, end) for start, end in given]
 
 
 def _is_unicode(text: str) -> bool:

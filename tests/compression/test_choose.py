@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vllm.compression.choose import PYRAMID, Protection, Rule, choose
@@ -62,7 +62,7 @@ def twin(scores, positions, *, block_size, budget, protect, rule):
 
 
 def shares(rule, blocks, layers, heads):
-    """Blocks of each row, handed out so that every prefix of rows has its due."""
+    """Blocks of each row: its due in whole blocks, and one more for the last until all are out."""
     if rule == "global":
         return [blocks]
     rows = layers if rule == "per-layer" else layers * heads
@@ -70,8 +70,9 @@ def shares(rule, blocks, layers, heads):
     if rule == "pyramid" and layers > 1:
         top, low = 2 - 1 / PYRAMID, 1 / PYRAMID
         due = [(top + (low - top) * (row // heads) / (layers - 1)) / rows for row in range(rows)]
-    ends = [math.floor(sum(due[: i + 1]) * blocks + 1e-6) for i in range(rows)]
-    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    whole = [math.floor(d * blocks + 1e-6) for d in due]
+    rest = blocks - sum(whole)
+    return [w + (rows - row <= rest) for row, w in enumerate(whole)]
 
 
 @st.composite
@@ -165,6 +166,8 @@ def test_a_better_score_never_loses(case, which):
 @settings(max_examples=200, deadline=None)
 @given(cases())
 def test_a_larger_budget_keeps_no_fewer(case):
+    """Where shares are equal. Unequal ones may lose a block to rounding as the whole grows."""
+    assume(case["rule"].budget != "pyramid")
     rule = Rule(case["rule"].budget, 0.0, case["rule"].control_layers)
     less = choose(**case | {"rule": rule})
     more = choose(**case | {"rule": rule, "budget": case["budget"] + case["block_size"]})
@@ -208,7 +211,7 @@ def test_the_global_budget_goes_where_the_scores_are():
     assert run(scores, 8, Rule(head_floor=0.5)).sum(-1).tolist() == [[1, 1], [5, 1]]
     assert run(scores, 8, Rule("per-layer")).sum(-1).tolist() == [[4, 0], [4, 0]]
     assert run(scores, 8, Rule("uniform")).sum(-1).tolist() == [[2, 2], [2, 2]]
-    assert run(scores, 8, Rule("pyramid")).sum(-1).tolist() == [[3, 4], [0, 1]]
+    assert run(scores, 8, Rule("pyramid")).sum(-1).tolist() == [[3, 3], [1, 1]]
 
 
 def test_even_eviction_takes_the_same_from_every_layer():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import zipfile
 
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from tests.compression.made import observed
 from vllm.compression.metrics import make
-from vllm.compression.metrics.head_bias import read_head_bias
 from vllm.config.compression import CompressionSettings
+from vllm.config.head_bias import HeadBias
 
 PLAIN = CompressionSettings(window=8)
 NORMED = CompressionSettings(window=8, value_norm=True)
@@ -64,61 +61,12 @@ BIAS = np.arange(2 * 2 * 3, dtype=np.float32).reshape(2, 2, 3)
 STARTS = np.array([0, 10, 25])
 
 
-def saved(tmp_path, kind="npz", **arrays):
-    arrays = {"bias": BIAS, "pos_bins": STARTS} | arrays
-    path = tmp_path / f"bias.{kind}"
-    if kind == "npz":
-        np.savez(path, **arrays)
-    else:
-        save_file(arrays, path)
-    return str(path)
-
-
-@pytest.mark.parametrize("kind", ["npz", "safetensors"])
-def test_head_bias_is_added_by_layer_head_and_position(tmp_path, kind):
-    path = saved(tmp_path, kind)
+def test_head_bias_is_added_by_layer_head_and_position():
     o = observed(gaps=True, layer=1)
-    settings = dataclasses.replace(PLAIN, bias_path=path, bias_weight=0.5)
+    settings = dataclasses.replace(PLAIN, bias=HeadBias(BIAS, STARTS), bias_weight=0.5)
     got = make("snapkv", settings).score(o) - make("snapkv", PLAIN).score(o)
     for head in range(2):
         for t, position in enumerate(o.positions[head].tolist()):
             if position >= 0:
                 place = sum(position >= start for start in STARTS) - 1
                 assert float(got[head, t]) == pytest.approx(0.5 * BIAS[1, head, place], abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("arrays", "says"),
-    [
-        ({"bias": BIAS[0]}, "must be"),
-        ({"pos_bins": STARTS[:2]}, "must be"),
-        ({"bias": BIAS * np.nan}, "not finite"),
-        ({"pos_bins": STARTS[::-1].copy()}, "ascending"),
-        ({"pos_bins": STARTS.astype(np.float32)}, "ascending integers"),
-        ({"bias": np.array([[[None] * 3]])}, "cannot be read"),
-    ],
-)
-def test_head_bias_files_are_checked(tmp_path, arrays, says):
-    with pytest.raises(ValueError, match=rf"kv_head_bias_path.*{says}"):
-        read_head_bias(saved(tmp_path, **arrays))
-
-
-def test_head_bias_files_that_are_none(tmp_path):
-    (tmp_path / "bias.npz").write_bytes(b"not a zip file")
-    (tmp_path / "bias.safetensors").write_bytes(b"\xff" * 40)
-    (tmp_path / "bias.pt").write_bytes(b"")
-    np.savez(tmp_path / "else.npz", other=BIAS)
-    for name in ("bias.npz", "bias.safetensors", "bias.pt", "absent.npz", "else.npz"):
-        with pytest.raises(ValueError, match=r"kv_head_bias_path.*cannot be read"):
-            read_head_bias(str(tmp_path / name))
-
-
-def test_a_head_bias_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("vllm.compression.metrics.head_bias.MAX_BYTES", 100_000)
-    array = io.BytesIO()
-    np.save(array, np.zeros((10, 10, 1000)))
-    with zipfile.ZipFile(tmp_path / "bias.npz", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("bias.npy", array.getvalue())
-    assert (tmp_path / "bias.npz").stat().st_size < 100_000
-    with pytest.raises(ValueError, match="unpacks to more"):
-        read_head_bias(str(tmp_path / "bias.npz"))

@@ -108,7 +108,10 @@ def _order(worth: Tensor, positions: Tensor) -> Tensor:
 
 
 def _shares(rule: str, blocks: int, layers: int, heads: int) -> tuple[int, Tensor]:
-    """How many rows of groups compete among themselves, and the blocks of each: int64 [rows, 1]."""
+    """How many rows of groups compete among themselves, and the blocks of each: int64 [rows, 1].
+
+    What does not divide goes to the last rows, one block each: a pyramid's are the poorest.
+    """
     if rule == "global":
         return 1, torch.tensor([[blocks]])
     if rule == "per-layer":
@@ -122,8 +125,9 @@ def _shares(rule: str, blocks: int, layers: int, heads: int) -> tuple[int, Tenso
         parts = (slope / (layers * heads)).repeat_interleave(heads)
     else:
         raise ValueError(f"unknown budget rule {rule!r}")
-    ends = (parts.cumsum(0) * blocks + 1e-6).floor().long()
-    return len(parts), ends.diff(prepend=ends.new_zeros(1))[:, None]
+    shares = (parts * blocks + 1e-6).floor().long()
+    shares[len(parts) - (blocks - int(shares.sum())) :] += 1
+    return len(parts), shares[:, None]
 
 
 def _best(best: Tensor, sizes: Tensor, limits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config import hub
+from vllm.config.compression_args import CompressionArgs
 from vllm.config.engine import (
     CacheConfig,
     DeviceConfig,
@@ -53,7 +54,7 @@ EVICTION_POLICIES = (
 
 
 @dataclass
-class EngineArgs:
+class EngineArgs(CompressionArgs):
     """Every argument of the engine. An unknown keyword is a TypeError, as for any dataclass.
 
     `create_engine_config` checks them and raises ValueError naming the argument at fault.
@@ -205,6 +206,9 @@ class EngineArgs:
         self.dtype = str(self.dtype).removeprefix("torch.")
         if self.max_model_len in (-1, "auto"):
             self.max_model_len = None
+        for name in ("max_cache_tokens", "new_token_limit"):
+            if getattr(self, name) == -1:
+                setattr(self, name, None)
 
     @staticmethod
     def add_cli_args(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -271,14 +275,16 @@ class EngineArgs:
             )
         if self.trust_remote_code:
             logger.info("trust_remote_code has no effect: code from model folders is never run.")
+        model = self._model()
         return VllmConfig(
-            model=self._model(),
+            model=model,
             cache=self._cache(),
             scheduler=self._scheduler(serving),
             load=LoadConfig(self._weights_format),
             device=self._device(),
             disable_log_stats=self.disable_log_stats,
             simulator=self._simulator(),
+            compression=self.compression(model, self.seed),
         )
 
     @property

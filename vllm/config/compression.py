@@ -1,10 +1,15 @@
-"""The engine's compression settings, out of its arguments."""
+"""The engine's compression settings, and what one request makes of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from vllm.core.compression import CompressionParams
+import msgspec
+
+from vllm.config.head_bias import HeadBias
+from vllm.core.compression import WISHES, CompressionParams
+from vllm.core.errors import VLLMValidationError
+from vllm.sampling_params import SamplingParams
 
 AGGREGATIONS = ("L1-sum", "L2-sum", "L1-avg", "L2-avg")
 EXPECTED_WINDOW, RKV_WINDOW = 64, 8
@@ -15,7 +20,8 @@ class CompressionSettings:
     """What holds for every request of an engine that compresses; `defaults` may be overridden.
 
     interval: steps between compressions of a decoding sequence. max_kvs: KVs that one step may
-    compress. new_token_limit: compress once so many tokens were generated since the last time.
+    compress. new_token_limit: compress when the batch has generated so many tokens since the last
+    time. window, block, aggregation, max_pool, only_prefill: KV-Compress's metric.
     """
 
     defaults: CompressionParams = field(default_factory=CompressionParams)
@@ -29,7 +35,7 @@ class CompressionSettings:
     only_prefill: bool = False
     value_norm: bool = False
     control_layers: tuple[int, ...] = ()
-    bias_path: str | None = None
+    bias: HeadBias | None = None
     bias_weight: float = 1.0
     share_prefixes: bool = False
     seed: int = 0
@@ -45,3 +51,70 @@ class CompressionSettings:
             "expected-attention": EXPECTED_WINDOW,
             "rkv": RKV_WINDOW,
         }.get(metric, 0)
+
+    def resolve(self, params: SamplingParams, prompt_len: int) -> CompressionParams | None:
+        """The request's wishes over the defaults; None when that comes to keeping everything.
+
+        Raises VLLMValidationError, naming the field.
+        """
+        given = {n: getattr(params, n) for n in WISHES if getattr(params, n) is not None}
+        if "compression_metric" in given:
+            given["metric"] = given.pop("compression_metric")
+        # A request that says how much to keep one way means that way alone.
+        if "max_cache_tokens" in given:
+            given.setdefault("target_compression_rate", 1.0)
+        elif "target_compression_rate" in given:
+            given["max_cache_tokens"] = None
+        if "protected_spans" in given:
+            given["protected_spans"] = tuple(given["protected_spans"])
+        made: CompressionParams = msgspec.structs.replace(self.defaults, **given)
+        made = msgspec.structs.replace(made, window=self.window_of(made.metric))
+        check(made, set(given))
+        for start, end in made.protected_spans:
+            if end > prompt_len:
+                raise VLLMValidationError(
+                    f"protected_spans: [{start}, {end}) goes beyond the prompt's {prompt_len} "
+                    "tokens",
+                    parameter="protected_spans",
+                    value=end,
+                )
+        most = made.max_cache_tokens
+        if most is not None and made.protected_tokens(prompt_len) > most:
+            raise VLLMValidationError(
+                f"max_cache_tokens is {most}, but sinks, protected_spans and protected_window_size "
+                f"together protect {made.protected_tokens(prompt_len)} tokens",
+                parameter="protected_spans" if made.protected_spans else "sinks",
+            )
+        return None if made.asks_for_nothing else made
+
+
+def check(params: CompressionParams, given: set[str]) -> None:
+    """Raises VLLMValidationError for numbers that cannot go together, naming one of the given."""
+
+    def at_fault(*names: str) -> str:
+        return next((name for name in names if name in given), names[0])
+
+    most, window = params.max_cache_tokens, params.protected_window_size
+    if most is not None and window > most:
+        raise VLLMValidationError(
+            f"protected_window_size ({window}) must be at most max_cache_tokens ({most})",
+            parameter=at_fault("protected_window_size", "max_cache_tokens"),
+        )
+    if params.metric_collection_buffer_size > window:
+        raise VLLMValidationError(
+            f"metric_collection_buffer_size ({params.metric_collection_buffer_size}) must be at "
+            f"most protected_window_size ({window}): a KV outside the window that was never "
+            "observed would go first",
+            parameter=at_fault("metric_collection_buffer_size", "protected_window_size"),
+        )
+
+
+def refuse_wishes(params: SamplingParams) -> None:
+    """For an engine that does not compress. Raises VLLMValidationError naming the first wish."""
+    for name in WISHES:
+        if getattr(params, name) is not None:
+            raise VLLMValidationError(
+                f"{name} needs an engine with --enable-kvc",
+                parameter=name,
+                value=getattr(params, name),
+            )

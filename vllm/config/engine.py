@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vllm.config.compression import CompressionSettings
 from vllm.config.failures import Failures
 from vllm.config.model import ModelConfig
 
@@ -93,3 +94,4 @@ class VllmConfig:
     device: DeviceConfig
     disable_log_stats: bool
     simulator: SimulatorConfig | None = None
+    compression: CompressionSettings | None = None  # None: no request is compressed

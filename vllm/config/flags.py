@@ -206,9 +206,13 @@ def check_types(args: Any) -> None:
         if "group" not in f.metadata or (value is None and f.default is None):
             continue
         kind, choices = _scalar(hints[f.name]), f.metadata["choices"]
-        right = isinstance(value, (int, float) if kind is float else kind)
-        if not right or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{f.name} must be of type {kind.__name__}, not {value!r}")
+        many = f.metadata["many"]
+        if many and not isinstance(value, (list, tuple)):
+            raise ValueError(f"{f.name} must be a list of {kind.__name__}, not {value!r}")
+        for one in value if many else [value]:
+            right = isinstance(one, (int, float) if kind is float else kind)
+            if not right or (isinstance(one, bool) and kind is not bool):
+                raise ValueError(f"{f.name} must be of type {kind.__name__}, not {one!r}")
         if choices is not None and value not in choices:
             raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
 

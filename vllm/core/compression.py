@@ -20,6 +20,18 @@ METRICS = (
     "random",
 )
 BUDGET_RULES = ("global", "per-layer", "uniform", "pyramid")
+# The fields of SamplingParams that ask for compression.
+WISHES = (
+    "max_cache_tokens",
+    "target_compression_rate",
+    "protected_window_size",
+    "compress_once",
+    "metric_collection_buffer_size",
+    "compression_metric",
+    "sinks",
+    "protected_spans",
+)
+MAX_SPANS = 64
 
 
 class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,13 +63,13 @@ class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     def budget(self, length: int, heads: int, block_size: int) -> int:
         """KVs that a sequence of `length` tokens keeps over its `heads` (layers times KV heads).
 
-        What is protected counts towards it. A rate keeps its share of what lies before the
-        protected window, which is taken in whole blocks.
+        What is protected counts towards it. A rate keeps its share of what is not protected; what
+        is, is taken in whole blocks.
         """
         whole = length * heads
         if self.max_cache_tokens is not None:
             return min(whole, _up(self.max_cache_tokens, block_size) * heads)
-        protected = min(length, _up(self.protected_window_size, block_size))
+        protected = min(length, _up(self.protected_tokens(length), block_size))
         open_to_choice = (length - protected) * heads
         return min(
             whole, math.ceil(open_to_choice * self.target_compression_rate) + protected * heads
@@ -86,7 +98,8 @@ class CompressionStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
     logical: int  # KVs that it would hold uncompressed
     kept: int
-    times: int
+    times: int  # that it was compressed
+    head_lengths: list[list[int]] = []  # [L][H]: KVs of each head
 
     @property
     def ratio(self) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from vllm.core.compression import CompressionParams
+from vllm.core.compression import CompressionParams, CompressionStats
 from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.sampling_params import SamplingParams
 
@@ -73,6 +73,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
     queued: float = 0.0  # seconds of the core's clock
     scheduled: float = 0.0
     preemptions: int = 0
+    compression: CompressionStats | None = None  # with the last output, if it may be compressed
 
 
 class TierStats(msgspec.Struct, omit_defaults=True):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vllm.config import VllmConfig
+from vllm.config.compression import refuse_wishes
+from vllm.core.compression import CompressionParams
 from vllm.core.errors import VLLMValidationError
 from vllm.core.request import EngineRequest
 from vllm.core.retention import HINT_FIELDS, NO_HINTS, hints
@@ -70,7 +72,7 @@ class InputProcessor:
             request_id=request_id,
             prompt_token_ids=ids,
             params=params,
-            max_tokens=room if params.max_tokens is None else min(room, params.max_tokens),
+            max_tokens=_max_tokens(params, room),
             arrival=time.time() if arrival is None else arrival,
             priority=priority,
             cache_salt=_salt(salt if cache_salt is None else cache_salt),
@@ -78,6 +80,7 @@ class InputProcessor:
             bad_words_token_ids=self._bad_words(params),
             grammar=self._grammar(params),
             hints=hints(prompt) if isinstance(prompt, dict) else NO_HINTS,
+            compression=self._compression(params, len(ids)),
         )
         return request, text
 
@@ -148,6 +151,13 @@ class InputProcessor:
             )
         return compile_grammar(params.structured_outputs)
 
+    def _compression(self, params: SamplingParams, prompt_len: int) -> CompressionParams | None:
+        settings = self._config.compression
+        if settings is None:
+            refuse_wishes(params)
+            return None
+        return settings.resolve(params, prompt_len)
+
     def _bad_words(self, params: SamplingParams) -> list[list[int]]:
         """Each word as it is tokenised at the start of a text, behind a space, and behind neither.
 
@@ -173,6 +183,19 @@ class InputProcessor:
                 if ids and max(ids) < self._vocab and ids not in found:
                     found.append(ids)
         return found
+
+
+def _max_tokens(params: SamplingParams, room: int) -> int:
+    reference = params.reference_token_ids
+    if reference is None:
+        return room if params.max_tokens is None else min(room, params.max_tokens)
+    if len(reference) > room:
+        raise VLLMValidationError(
+            f"reference_token_ids holds {len(reference)} tokens, but only {room} fit behind the "
+            "prompt",
+            parameter="reference_token_ids",
+        )
+    return len(reference)
 
 
 def _salt(salt: Any) -> str | None:

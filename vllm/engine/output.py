@@ -207,6 +207,8 @@ class OutputProcessor:
             made.cumulative_logprob = (made.cumulative_logprob or 0.0) + sum(
                 p.logprobs[0] for p in output.logprobs
             )
+        if output.compression is not None:
+            made.kv_compression = output.compression
         stop = self._detokenize(state.request.params, completion, output)
         if stop is not None:
             made.finish_reason, made.stop_reason = "stop", stop
@@ -282,6 +284,7 @@ class OutputProcessor:
             logprobs=None if made.logprobs is None else list(made.logprobs),
             finish_reason=made.finish_reason,
             stop_reason=made.stop_reason,
+            kv_compression=made.kv_compression,
         )
 
     @staticmethod
@@ -296,6 +299,7 @@ class OutputProcessor:
             logprobs=None if made.logprobs is None else made.logprobs[since:],
             finish_reason=made.finish_reason,
             stop_reason=made.stop_reason,
+            kv_compression=made.kv_compression,
         )
 
     def _record_times(

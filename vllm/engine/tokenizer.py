@@ -58,6 +58,14 @@ class Tokenizer:
             raise VLLMValidationError("the text is not valid Unicode", parameter="prompt")
         return self._rust.encode(text, add_special_tokens=add_special_tokens).ids
 
+    def span(
+        self, text: str, start: int, end: int, *, add_special_tokens: bool = True
+    ) -> tuple[int, int]:
+        """[first, last) of the tokens of `text` that hold any of its characters [start, end)."""
+        encoding = self._rust.encode(text, add_special_tokens=add_special_tokens)
+        held = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
+        return (held[0], held[-1] + 1) if held else (0, 0)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._rust.decode(list(ids), skip_special_tokens=skip_special_tokens)
 

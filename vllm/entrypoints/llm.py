@@ -243,6 +243,16 @@ class LLM:
                         left.discard(output.request_id)
         return [self._done.pop(i) for i in ids]
 
+    def get_kv_head_lengths(self, output: RequestOutput, index: int = 0) -> list[list[int]]:
+        """How many KVs each layer and KV head of a finished output held at its end: [L][H].
+
+        Raises ValueError when the engine does not compress, or the output is not finished.
+        """
+        stats = output.outputs[index].kv_compression
+        if stats is None:
+            raise ValueError("only finished outputs of an LLM with enable_kvc=True tell their KVs")
+        return stats.head_lengths
+
     def reset_prefix_cache(self) -> bool:
         """Forget all cached KVs. False while requests hold some of them."""
         return self.llm_engine.reset_prefix_cache()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config import EngineArgs, VllmConfig
+from vllm.core.compression import CompressionStats
 from vllm.core.errors import EngineDeadError, VLLMValidationError
 from vllm.engine.tokenizer import Tokenizer
 from vllm.logprobs import Logprob, PositionLogprobs
@@ -134,6 +135,7 @@ class FakeEngine:
                     if params.logprobs is None
                     else [self._position(t, params.logprobs) for t in made],
                     finish_reason=reason,
+                    kv_compression=self._stats(ids, step) if finished else None,
                 )
             )
         prompt_logprobs: Any = None
@@ -148,6 +150,13 @@ class FakeEngine:
             finished=finished,
             num_cached_tokens=CACHED if len(ids) > CACHED else 0,
         )
+
+    def _stats(self, ids: list[int], step: int) -> CompressionStats | None:
+        """As if half of the KVs of four layers and heads had been dropped, once."""
+        if self.config.compression is None:
+            return None
+        kvs = len(ids) + step - 1
+        return CompressionStats(16 * kvs, 8 * kvs, 1, [[kvs // 2] * 4] * 4)
 
     def _texts(self, made: list[int], first: int) -> str:
         if self.says is not None:

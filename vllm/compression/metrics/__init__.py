@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from vllm.compression.metrics.expected_attention import ExpectedAttention
 from vllm.compression.metrics.h2o import H2O
-from vllm.compression.metrics.head_bias import HeadBias, read_head_bias
+from vllm.compression.metrics.head_bias import HeadBias
 from vllm.compression.metrics.keydiff import KeyDiff
 from vllm.compression.metrics.knorm import Knorm
 from vllm.compression.metrics.kvc import KVC
@@ -42,15 +42,15 @@ METRICS: dict[str, Callable[[CompressionSettings], Metric]] = {
 def make(name: str, settings: CompressionSettings) -> Metric:
     """The metric of that name with the settings' wrappers around it.
 
-    Raises ValueError for an unknown name or a head bias file that cannot be used.
+    Raises ValueError for an unknown name.
     """
     if name not in METRICS:
         raise ValueError(f"compression_metric must be one of {', '.join(METRICS)}, not {name!r}")
     metric = METRICS[name](settings)
     if settings.value_norm:
         metric = ValueNorm(metric)
-    if settings.bias_path is not None:
-        metric = HeadBias(metric, read_head_bias(settings.bias_path), settings.bias_weight)
+    if settings.bias is not None:
+        metric = HeadBias(metric, settings.bias, settings.bias_weight)
     return metric
 
 

@@ -18,7 +18,7 @@ from vllm.config.compression import CompressionSettings
 POOL = 7
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class KVC:
     """power: 2 for L2, 1 for L1. average: over the queries that could see a KV, not their sum.
 

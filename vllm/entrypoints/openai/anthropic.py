@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
 from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ClientGone, describe
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.sse import EventStream
@@ -143,6 +144,7 @@ class MessagesBody(CountBody):
         control = self._cache_control()
         if control is not None:
             given["cache_control"] = control
+        given |= passed_on(self.model_extra)
         return self.chat(stop=self.stop_sequences, **given)
 
     def _cache_control(self) -> Any:
@@ -233,7 +235,7 @@ async def create_message(body: MessagesBody, request: Request) -> Response:
     message |= _ending(output, reason, called=speech.called)
     message["usage"] = _usage(
         len(turn.job.prompt_token_ids), len(output.token_ids), result.num_cached_tokens or 0
-    )
+    ) | usage_field(output)
     return Response(msgspec.json.encode(message), media_type="application/json")
 
 
@@ -276,7 +278,7 @@ def _ending(output: CompletionOutput, reason: str | None, *, called: bool) -> di
     }
 
 
-def _usage(prompt: int, generated: int, cached: int) -> dict[str, int]:
+def _usage(prompt: int, generated: int, cached: int) -> dict[str, Any]:
     """Anthropic counts tokens that were read from the cache apart."""
     return {
         "input_tokens": prompt - cached,
@@ -351,7 +353,7 @@ async def _events(turn: Turn, id: str, model: str) -> AsyncGenerator[bytes, None
                 {
                     "type": "message_delta",
                     "delta": _ending(output, reason, called=speech.called),
-                    "usage": _usage(prompt, generated, cached),
+                    "usage": _usage(prompt, generated, cached) | usage_field(output),
                 },
             )
     yield _event("message_stop", {"type": "message_stop"})

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.beam import BeamSearch, step_params
+from vllm.entrypoints.openai.compression import PASSED_ON
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.state import Job, Server
@@ -27,8 +28,9 @@ def check_beams(body: GenerationBody) -> None:
                 "length_penalty needs use_beam_search", parameter="length_penalty"
             )
         return
-    for name in ("stream", "stop", "prompt_logprobs", "logit_bias", "min_tokens", "min_p"):
-        if getattr(body, name):
+    refused = ("stream", "stop", "prompt_logprobs", "logit_bias", "min_tokens", "min_p", *PASSED_ON)
+    for name in refused:
+        if getattr(body, name, None):
             raise VLLMValidationError(f"beam search does not take {name}", parameter=name)
     if body.structure() is not None:
         raise VLLMValidationError(

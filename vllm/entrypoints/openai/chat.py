@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from vllm.entrypoints.openai.beams import outputs
 from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.compression import told
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.speech import Said, Speech, ToolCallDelta, merged
@@ -151,6 +152,7 @@ def _answer(turn: Turn, result: RequestOutput, id: str, model: str) -> ChatCompl
             len(job.prompt_token_ids),
             sum(len(output.token_ids) for output in result.outputs),
             [result],
+            told(result.outputs),
         ),
     )
     if body.return_token_ids:
@@ -185,7 +187,7 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
     prompt, generated = len(job.prompt_token_ids), [0] * body.count
     latest: RequestOutput | None = None
     speeches = [turn.speech() for _ in range(body.count)]
-    begun = False
+    begun, ended = False, []
     async with aclosing(server.outputs(job)) as results:
         async for result in results:
             latest = result
@@ -199,6 +201,8 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
             for output in result.outputs:
                 if not output.token_ids and not output.text and output.finish_reason is None:
                     continue
+                if output.finished():
+                    ended.append(output)
                 speech = speeches[output.index]
                 said = speech.feed(output.text)
                 if output.finish_reason is not None:
@@ -217,7 +221,7 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
                 yield event(chunk)
     if wish.at_end:
         chunk.choices = []
-        chunk.usage = usage(prompt, sum(generated), [latest])
+        chunk.usage = usage(prompt, sum(generated), [latest], told(ended))
         yield event(chunk)
 
 

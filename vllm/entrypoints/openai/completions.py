@@ -16,6 +16,7 @@ from starlette.responses import Response
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams, outputs
 from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.compression import check_compression, told
 from vllm.entrypoints.openai.fanout import gather, merge
 from vllm.entrypoints.openai.logprobs import CompletionLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.protocol import MAX_PROMPTS, GenerationBody, TokenId
@@ -126,6 +127,7 @@ async def _job(
         prompt_logprobs=prompt_logprobs,
         detokenize=server.engine.tokenizer is not None,
     )
+    check_compression(server.engine.config, params, len(ids))
     return Job(
         engine_id(id, index), ids, params, text, body.priority, body.cache_salt, body.hints()
     )
@@ -190,7 +192,7 @@ def _fill(
             writer = _ChoiceWriter(server, body, job, p * body.count + output.index)
             answer.choices.append(writer.write(result, output))
             completion += writer.generated
-    answer.usage = usage(prompt, completion, done)
+    answer.usage = usage(prompt, completion, done, told(o for r in done for o in r.outputs))
 
 
 async def _events(
@@ -203,12 +205,15 @@ async def _events(
         for k in range(body.count)
     ]
     latest: list[RequestOutput | None] = [None] * len(jobs)
+    ended = []
     async with aclosing(merge([server.outputs(job) for job in jobs])) as results:
         async for p, result in results:
             latest[p] = result
             for output in result.outputs:
                 if not output.token_ids and not output.text and output.finish_reason is None:
                     continue
+                if output.finished():
+                    ended.append(output)
                 writer = writers[p * body.count + output.index]
                 answer.choices = [writer.write(result, output)]
                 if wish.in_chunks:
@@ -218,5 +223,5 @@ async def _events(
     if wish.at_end:
         answer.choices = []
         prompt = sum(len(job.prompt_token_ids) for job in jobs)
-        answer.usage = usage(prompt, sum(w.generated for w in writers), latest)
+        answer.usage = usage(prompt, sum(w.generated for w in writers), latest, told(ended))
         yield event(answer)

@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS, hints
 from vllm.core.structured import StructuredOutputsParams
+from vllm.entrypoints.openai.compression import FIELDS, CompressionFields
 from vllm.sampling_params import GREEDY_BELOW, RequestOutputKind, SamplingParams, structured
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ _SAMPLING = (
     "spaces_between_special_tokens",
     "allowed_token_ids",
     "bad_words",
+    *FIELDS,
 )
 
 # Fields that are not implemented, each with values that ask for nothing (besides false and empty
@@ -122,7 +124,7 @@ class ResponseFormat(BaseModel):
         return StructuredOutputsParams(json=self.json_schema.json_schema)
 
 
-class GenerationBody(Body):
+class GenerationBody(CompressionFields, Body):
     """A request that generates. A field that is None takes the model's default, or vLLM's."""
 
     refused = _REFUSED

@@ -20,6 +20,7 @@ from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
 from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ApiError, describe
 from vllm.entrypoints.openai.sse import EventStream
 from vllm.entrypoints.openai.state import request_id, server_of
@@ -99,7 +100,7 @@ class ResponsesBody(BaseModel):
             "temperature": self.temperature,
             "top_p": self.top_p,
             "stream": True,
-        }
+        } | passed_on(self.model_extra)
         extra = self.model_extra or {}
         fields |= {name: extra[name] for name in HINT_FIELDS if name in extra}
         if self.tools:
@@ -361,7 +362,8 @@ class _Answer:
                         "output_tokens": generated,
                         "output_tokens_details": {"reasoning_tokens": 0},
                         "total_tokens": prompt + generated,
-                    },
+                    }
+                    | usage_field(output),
                 }
         yield f"response.{self.response['status']}", {"response": self.response}
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams
+from vllm.entrypoints.openai.compression import Count, check_compression
 from vllm.entrypoints.openai.messages import Message, Scalar, render
+from vllm.entrypoints.openai.protected import protected_spans
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.speech import Speech
 from vllm.entrypoints.openai.state import Job, Server, engine_id
@@ -44,6 +47,7 @@ class ChatBody(GenerationBody):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     include_reasoning: bool = True
+    protected_messages: Literal["system"] | list[Count] | None = None
 
     def check(self, config: VllmConfig) -> None:
         super().check(config)
@@ -53,6 +57,11 @@ class ChatBody(GenerationBody):
             raise VLLMValidationError(
                 "continue_final_message needs add_generation_prompt false",
                 parameter="continue_final_message",
+            )
+        if self.protected_messages is not None and self.truncate_prompt_tokens is not None:
+            raise VLLMValidationError(
+                "protected_messages and truncate_prompt_tokens exclude each other",
+                parameter="protected_messages",
             )
 
 
@@ -97,14 +106,15 @@ def _tool_choice(server: Server, body: ChatBody) -> ToolChoice:
 
 
 async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Job:
-    text = render(
+    rendered = partial(
+        render,
         server,
-        body.messages,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         tools=body.tools,
         kwargs=body.chat_template_kwargs,
     )
+    text = rendered(body.messages)
     ids = await server.encode(text, add_special_tokens=body.add_special_tokens)
     field = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
     asked = getattr(body, field)
@@ -119,6 +129,17 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         prompt_logprobs=body.prompt_logprobs,
     )
+    if body.protected_messages is not None:
+        spans = protected_spans(
+            server.tokenizer(),
+            body.messages,
+            body.protected_messages,
+            text,
+            rendered,
+            add_special_tokens=body.add_special_tokens,
+        )
+        params.protected_spans = [*(params.protected_spans or []), *spans]
+    check_compression(server.engine.config, params, len(ids))
     if tools.structure is not None:
         params.structured_outputs = tools.structure
     if tools.shows_special and body.skip_special_tokens is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from vllm.entrypoints.openai.compression import KVCompression
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.outputs import RequestOutput
 
@@ -21,9 +22,15 @@ class Usage(msgspec.Struct, omit_defaults=True):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails | None = None
+    kv_compression: KVCompression | None = None
 
 
-def usage(prompt: int, completion: int, results: Iterable[RequestOutput | None]) -> Usage:
+def usage(
+    prompt: int,
+    completion: int,
+    results: Iterable[RequestOutput | None],
+    kvs: KVCompression | None = None,
+) -> Usage:
     """Cached tokens are always told: they are what this engine is for.
 
     results: the latest of each prompt; None where none has come yet.
@@ -38,6 +45,7 @@ def usage(prompt: int, completion: int, results: Iterable[RequestOutput | None])
         completion_tokens=completion,
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptTokensDetails(cached, dict(sources)),
+        kv_compression=kvs,
     )
 
 
