@@ -80,24 +80,25 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Peaks from the makers' data sheets: dense 16-bit FLOP/s, bytes/s."""
+    """From the makers' data sheets: peaks of dense 16-bit FLOP/s and bytes/s; bytes of memory."""
 
     flops: float
     bandwidth: float
+    memory: float = 0.0  # 0: not told
 
 
 DEVICES = {
-    "a10": Device(125e12, 0.6e12),
-    "a100": Device(312e12, 2.04e12),
-    "b200": Device(2250e12, 8.0e12),
-    "h20": Device(148e12, 4.0e12),
-    "h100": Device(989e12, 3.35e12),
-    "h200": Device(989e12, 4.8e12),
-    "l4": Device(121e12, 0.3e12),
-    "l40s": Device(362e12, 0.864e12),
-    "mi300x": Device(1307e12, 5.3e12),
-    "rtx4090": Device(165e12, 1.01e12),
-    "t4": Device(65e12, 0.32e12),
+    "a10": Device(125e12, 0.6e12, 24e9),
+    "a100": Device(312e12, 2.04e12, 80e9),
+    "b200": Device(2250e12, 8.0e12, 180e9),
+    "h20": Device(148e12, 4.0e12, 96e9),
+    "h100": Device(989e12, 3.35e12, 80e9),
+    "h200": Device(989e12, 4.8e12, 141e9),
+    "l4": Device(121e12, 0.3e12, 24e9),
+    "l40s": Device(362e12, 0.864e12, 48e9),
+    "mi300x": Device(1307e12, 5.3e12, 192e9),
+    "rtx4090": Device(165e12, 1.01e12, 24e9),
+    "t4": Device(65e12, 0.32e12, 16e9),
     "cpu": Device(CPU_FLOPS, CPU_BANDWIDTH),
 }
 

@@ -1,0 +1,139 @@
+"""One trial: a fresh server, or a simulated engine, and one program on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.presets import flags
+from benchmarks.programs import Program
+from benchmarks.recorded import Recorder, measures
+from benchmarks.served import serving
+from examples.agents.client import OpenAIModel
+
+TIERS = ("device", "host", "disk", "shared")
+
+
+def engine_for(program: Program, scale: str, server: dict[str, Any]) -> dict[str, Any]:
+    """The server's keywords with what the program needs laid over them."""
+    engine = dict(server)
+    tiered = server.get("enable_multi_tier_prefix_caching", False)
+    for name, value in program.engine[scale].items():
+        if name in ("num_cpu_blocks_override", "swap_space") and not tiered:
+            continue
+        if value is None:
+            engine.pop(name, None)
+        else:
+            engine[name] = value
+    return engine
+
+
+def real(
+    program: Program,
+    scale: str,
+    engine: dict[str, Any],
+    seed: int,
+    progress: Callable[[], object],
+    data: Path | None,
+) -> dict[str, Any]:
+    """On a `vllm serve` of these engine keywords. Raises RuntimeError when it does not start."""
+    return asyncio.run(_real(program, scale, engine, seed, progress, data))
+
+
+async def _real(
+    program: Program,
+    scale: str,
+    engine: dict[str, Any],
+    seed: int,
+    progress: Callable[[], object],
+    data: Path | None,
+) -> dict[str, Any]:
+    async with serving(flags(engine)) as served:
+        model = Recorder(OpenAIModel(f"{served.url}/v1"), progress)
+        start = time.perf_counter()
+        await program(model, seed, scale, **_given(data))
+        duration = time.perf_counter() - start
+        seen = await served.metrics()
+        peak = served.peak_memory()
+    cached = {t: seen.get(f"vllm:prompt_tokens_cached_by_source_total:{t}", 0.0) for t in TIERS}
+    return _result(
+        model,
+        duration,
+        queries=seen.get("vllm:prefix_cache_queries_total", 0.0),
+        cached=cached,
+        preemptions=seen.get("vllm:num_preemptions_total", 0.0),
+        engine=engine,
+        blocks=engine.get("num_gpu_blocks_override"),
+        peak_memory_bytes=peak,
+    )
+
+
+def simulated(
+    program: Program,
+    scale: str,
+    engine: dict[str, Any],
+    seed: int,
+    progress: Callable[[], object],
+    data: Path | None,
+    device: str,
+    geometry: str,
+) -> dict[str, Any]:
+    """On a simulated engine of this geometry and device; durations are the simulation's."""
+    from benchmarks.simulated import SimulatedModel, config
+
+    engine = {name: value for name, value in engine.items() if name != "model"}
+    simulation = SimulatedModel(config(device, geometry, **engine))
+    model = Recorder(simulation, progress)
+    start = time.perf_counter()
+    simulation.run(program(model, seed, scale, **_given(data)))
+    took = time.perf_counter() - start
+    counts, spec = simulation.counts, simulation.core.capacity
+    return _result(
+        model,
+        simulation.now(),
+        queries=counts.get("queries", 0.0),
+        cached={tier: counts.get(tier, 0.0) for tier in TIERS},
+        preemptions=counts.get("preemptions", 0.0),
+        engine=engine,
+        blocks=spec.num_blocks,
+        block_bytes=spec.spec.block_bytes,
+        peak_kv_usage=counts.get("peak_usage", 0.0),
+        wall_seconds=took,
+    )
+
+
+def _given(data: Path | None) -> dict[str, Any]:
+    return {} if data is None else {"data": data}
+
+
+def _result(
+    model: Recorder,
+    duration: float,
+    *,
+    queries: float,
+    cached: dict[str, float],
+    preemptions: float,
+    engine: dict[str, Any],
+    blocks: int | None,
+    **more: Any,
+) -> dict[str, Any]:
+    result = measures(model.answers, duration)
+    result |= {
+        f"{tier}_prefix_cache_hit_rate": 100 * tokens / queries if queries else 0.0
+        for tier, tokens in cached.items()
+    }
+    result |= {
+        "cached_tokens_by_tier": cached,
+        "prefix_cache_queries": queries,
+        "num_preemptions": preemptions,
+        "cache_block_size": engine.get("block_size", 16),
+        "num_gpu_blocks": blocks,
+        "num_cpu_blocks": engine.get("num_cpu_blocks_override"),
+        "engine": engine,
+        "texts": model.texts,
+        **more,
+    }
+    return result
