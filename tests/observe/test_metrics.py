@@ -27,7 +27,8 @@ HISTOGRAMS = """
     request_prefill_time_seconds request_decode_time_seconds request_prompt_tokens
     request_generation_tokens request_max_num_generation_tokens request_params_n
     request_params_max_tokens iteration_tokens_total request_num_preemptions
-    request_prefill_kv_computed_tokens
+    request_prefill_kv_computed_tokens kv_block_lifetime_seconds
+    kv_block_idle_before_evict_seconds kv_block_reuse_gap_seconds
 """
 
 

@@ -196,6 +196,18 @@ class EngineArgs(CompressionArgs):
     disable_log_stats: bool = flag(
         False, "Observability", "No statistics: no log line, no metrics."
     )
+    prefix_metrics: str | None = flag(
+        None,
+        "Observability",
+        "Write which request and which block reused what to PREFIX_requests.jsonl and "
+        "PREFIX_blocks.jsonl, at the end and when asked to.",
+    )
+    kv_cache_metrics: bool = flag(
+        False, "Observability", "Metrics of how long cached blocks live, by a sample of them."
+    )
+    kv_cache_metrics_sample: float = flag(
+        0.01, "Observability", "Share of the blocks that are sampled for it."
+    )
 
     def __post_init__(self) -> None:
         """Programs may give paths and torch's dtypes where flags are text, and -1 for auto."""
@@ -283,6 +295,7 @@ class EngineArgs(CompressionArgs):
             load=LoadConfig(self._weights_format),
             device=self._device(),
             disable_log_stats=self.disable_log_stats,
+            prefix_metrics=self._prefix_metrics(),
             simulator=self._simulator(),
             compression=self.compression(model, self.seed),
         )
@@ -375,8 +388,20 @@ class EngineArgs(CompressionArgs):
             enable_prefix_caching=self.enable_prefix_caching,
             eviction_policy=self.kv_eviction_policy,
             tiers=self._tiers(),
+            metrics_sample=self._sample(),
             events=_events(self.kv_events_config or {}),
         )
+
+    def _prefix_metrics(self) -> str | None:
+        prefix = self.prefix_metrics
+        if prefix is not None and not (Path(prefix).name and Path(prefix).parent.is_dir()):
+            raise ValueError(f"prefix_metrics: {prefix!r} is in no folder that is there")
+        return prefix
+
+    def _sample(self) -> float:
+        if not 0 < self.kv_cache_metrics_sample <= 1:
+            raise ValueError("kv_cache_metrics_sample must be above 0 and at most 1")
+        return self.kv_cache_metrics_sample if self.kv_cache_metrics else 0.0
 
     def _default_kv_bytes(self) -> int:
         """4 GiB, or 40% of the memory that is free now when that is less.

@@ -41,6 +41,7 @@ class CacheConfig:
     enable_prefix_caching: bool
     eviction_policy: str = "lru"
     tiers: TierConfig | None = None
+    metrics_sample: float = 0.0  # share of the blocks whose lives are told
     events: EventsConfig | None = None
 
 
@@ -93,5 +94,6 @@ class VllmConfig:
     load: LoadConfig
     device: DeviceConfig
     disable_log_stats: bool
+    prefix_metrics: str | None = None  # path and beginning of two files' names
     simulator: SimulatorConfig | None = None
     compression: CompressionSettings | None = None  # None: no request is compressed

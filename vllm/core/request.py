@@ -28,6 +28,7 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     grammar: str | None = None  # what structured outputs compiled to
     compression: CompressionParams | None = None  # None: keep every KV
     hints: CacheHints = NO_HINTS
+    public_id: str = ""  # what the client calls it, where the engine has a name of its own
 
 
 class AbortRequests(msgspec.Struct, tag="abort"):
@@ -107,6 +108,9 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     computed_prompt_tokens: int = 0
     generated_tokens: int = 0
     step_tokens: list[int] = []  # tokens of each step
+    block_lifetimes: list[float] = []  # seconds, of sampled blocks that were evicted
+    block_idles: list[float] = []
+    block_gaps: list[float] = []
     chose_load: int = 0  # cached runs that were loaded, and those that were faster to compute
     chose_compute: int = 0
     tiers: list[TierStats] = []

@@ -129,6 +129,7 @@ class AsyncLLM:
             cache_salt=cache_salt,
             arrival=time.time(),
         )
+        request.public_id = request_id
         queue: asyncio.Queue[Answer] = asyncio.Queue()
         self._names[request_id], self._queues[name] = name, queue
         self._output.add(request, text, monotonic())
@@ -160,6 +161,11 @@ class AsyncLLM:
 
     async def check_health(self) -> None:
         self._raise_if_dead()
+
+    async def dump_prefix_metrics(self) -> dict[str, int]:
+        """Write the files of `prefix_metrics`. Raises RuntimeError when there are none."""
+        counts: dict[str, int] = await self.call("dump_prefix_metrics")  # type: ignore[assignment]
+        return counts
 
     async def reset_prefix_cache(self) -> bool:
         return bool(await self.call("reset_prefix_cache"))

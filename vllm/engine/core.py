@@ -7,6 +7,7 @@ outputs = scheduler.update(plan, result)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -22,7 +23,11 @@ from vllm.kv.events import Events, Publisher
 from vllm.kv.manager import KVManager
 from vllm.kv.sessions import VERBS
 from vllm.kv.spec import fingerprint
+from vllm.observe.prefix_metrics import PrefixMetrics
+from vllm.observe.residency import Residency
 from vllm.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
 
 IDLE_WAIT = 0.002  # seconds; while only transfers are under way, messages are looked at this often
 FLUSH = 2.0  # seconds that the tiers get at the end to take what is only on the device
@@ -68,6 +73,10 @@ class EngineCore:
             max_model_len=self.capacity.max_model_len,
             seed=config.model.seed,
         )
+        if config.cache.metrics_sample:
+            kv.pool.residency = Residency(config.cache.metrics_sample)
+        if config.prefix_metrics is not None:
+            self.scheduler.prefix_metrics = PrefixMetrics(config.prefix_metrics, self._clock())
 
     @property
     def has_work(self) -> bool:
@@ -106,6 +115,15 @@ class EngineCore:
     def reset_prefix_cache(self) -> bool:
         return self.scheduler.kv.reset()
 
+    def dump_prefix_metrics(self) -> dict[str, int]:
+        """Write both files; how many rows there are, and how many were lost for want of room.
+
+        Raises ValueError when the engine collects none, OSError when they cannot be written.
+        """
+        if self.scheduler.prefix_metrics is None:
+            raise ValueError("this engine was started without prefix_metrics")
+        return self.scheduler.prefix_metrics.dump()
+
     def cache_session(
         self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
     ) -> int:
@@ -137,4 +155,12 @@ class EngineCore:
             tiers.mover.shutdown()
         if self.scheduler.kv.events is not None:
             self.scheduler.kv.events.close()
+        if self.scheduler.prefix_metrics is not None:
+            self._dump_at_the_end()
         self.executor.shutdown()
+
+    def _dump_at_the_end(self) -> None:
+        try:
+            self.dump_prefix_metrics()
+        except OSError as error:
+            logger.error("The prefix metrics cannot be written: %s", error)

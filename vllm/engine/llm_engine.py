@@ -87,6 +87,9 @@ class LLMEngine:
         self._rejected = [error for error in self._rejected if error.request_id not in ids]
         self.core.abort(ids)
 
+    def dump_prefix_metrics(self) -> dict[str, int]:
+        return self.core.dump_prefix_metrics()
+
     def reset_prefix_cache(self) -> bool:
         return self.core.reset_prefix_cache()
 

@@ -39,9 +39,10 @@ from vllm.engine.core import EngineCore
 
 logger = logging.getLogger(__name__)
 
+ENDING = 4.5  # seconds; less than what the front end waits before it insists
 TIDY_WAIT = 10  # milliseconds between looks at transfers while no request is here
 TO_CORE, FROM_CORE = "to_core.sock", "from_core.sock"
-CALLABLE = ("reset_prefix_cache", "cache_session", "check")
+CALLABLE = ("reset_prefix_cache", "cache_session", "dump_prefix_metrics", "check")
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_core = msgspec.msgpack.Decoder(ToCore).decode
@@ -102,27 +103,51 @@ class CoreServer:
         self._outbox = context.socket(zmq.PUSH)
         self._outbox.connect(f"ipc://{folder}/{FROM_CORE}")
         self._outbox.setsockopt(zmq.LINGER, 2000)
+        self._serving = False
+        self._ending, self._ended = threading.Event(), threading.Event()
+        ear, self._bell = os.pipe()
+        self._poller = zmq.Poller()
+        self._poller.register(self._inbox, zmq.POLLIN)
+        self._poller.register(ear, zmq.POLLIN)
         self._context = context
 
     def run(self, core: EngineCore, kernels: dict[str, str]) -> None:
-        """Serve until the process is ended; returns only by an exception of the core."""
+        """Serve until `end`, then shut the core down."""
         capacity = core.capacity
         self._send(
             Ready(capacity.num_blocks, capacity.spec.block_size, capacity.max_model_len, kernels)
         )
-        while True:
-            while not core.has_work and not self._inbox.poll(0) and core.tidy():
-                self._inbox.poll(TIDY_WAIT)
+        self._serving = True
+        while not self._ending.is_set():
+            while self._idle(core) and core.tidy():
+                self._poll(TIDY_WAIT)
             self._take_messages(core, wait=not core.has_work)
             if core.has_work:
                 self._send(core.step())
+        core.shutdown()
+        self._ended.set()
+
+    def end(self) -> None:
+        """Let `run` return, from another thread; waits until it has, or `ENDING` seconds."""
+        self._ending.set()
+        os.write(self._bell, b"!")
+        if self._serving:
+            self._ended.wait(ENDING)
+
+    def _idle(self, core: EngineCore) -> bool:
+        return not (core.has_work or self._ending.is_set() or self._poll(0))
+
+    def _poll(self, milliseconds: int | None) -> bool:
+        """Whether a message is here, after so long or until the end is near; None: wait for it."""
+        return any(which is self._inbox for which, _ in self._poller.poll(milliseconds))
 
     def _take_messages(self, core: EngineCore, *, wait: bool) -> None:
-        """All messages that are here; with `wait`, at least one."""
+        """All messages that are here; with `wait`, at least one, unless the end is near."""
         told = False
-        while wait or self._inbox.poll(0):
+        if wait:
+            self._poll(None)
+        while self._inbox.poll(0):
             message = decode_to_core(self._inbox.recv())
-            wait = False
             match message:
                 case EngineRequest():
                     core.add(message)
@@ -158,12 +183,16 @@ def _answer(core: EngineCore, call: Call) -> Reply:
         return Reply(call.number, error=f"{type(error).__name__}: {error}")
 
 
-def end_with_parent() -> None:
-    """End this process when its standard input ends: the front end has closed it, or has died."""
+def end_with_parent(server: CoreServer) -> None:
+    """End this process when its standard input ends: the front end has closed it, or has died.
+
+    The core gets `ENDING` seconds for its last writes, if no step hangs.
+    """
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
+        server.end()
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

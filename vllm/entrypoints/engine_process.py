@@ -43,11 +43,12 @@ def main() -> int:
     configure_logging()
     server = CoreServer(sys.argv[1])
     given = json.loads(_first_line(sys.stdin.fileno()))
-    end_with_parent()
+    end_with_parent(server)
     try:
         config = EngineArgs(**given["args"]).create_engine_config(serving=given["serving"])
         core = EngineCore(config, make_executor)
         server.run(core, getattr(core.executor, "kernels", {}))
+        return 0
     except (ValueError, FileNotFoundError) as error:
         server.die(error)  # bad arguments: one line is enough
     except BaseException as error:

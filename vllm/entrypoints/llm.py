@@ -253,6 +253,13 @@ class LLM:
             raise ValueError("only finished outputs of an LLM with enable_kvc=True tell their KVs")
         return stats.head_lengths
 
+    def dump_prefix_metrics(self) -> dict[str, int]:
+        """Write the files of `prefix_metrics`; how many rows, and how many had no room.
+
+        Raises ValueError for an LLM without prefix_metrics, OSError when they cannot be written.
+        """
+        return self.llm_engine.dump_prefix_metrics()
+
     def reset_prefix_cache(self) -> bool:
         """Forget all cached KVs. False while requests hold some of them."""
         return self.llm_engine.reset_prefix_cache()

@@ -288,6 +288,9 @@ class KVManager:
             table.sources[hit.tier] = table.sources.get(hit.tier, 0) + size
         if not self.caching:
             return
+        if self._pool.residency is not None:
+            for hit in found:
+                self._pool.residency.used(hit.key, self.uses.now)
         if self._tiers is not None:
             self._tiers.used(hit.key for hit in found)
             loads = [
@@ -511,6 +514,11 @@ class KVManager:
     def holds(self, seq: int) -> bool:
         return seq in self._tables
 
+    def prompt_keys(self, seq: int, tokens: int) -> Sequence[Key]:
+        """The keys of an admitted sequence's full blocks among its first `tokens` tokens."""
+        lineage = self._tables[seq].lineage
+        return () if lineage.lossy else lineage.keys()[: tokens // self.spec.block_size]
+
     def blocks(self, seq: int) -> list[BlockId]:
         """The sequence's table; the caller must not change it."""
         return self._tables[seq].blocks
@@ -529,7 +537,12 @@ class KVManager:
         return self._tiers is None or self._tiers.reset()
 
     def add_stats(self, stats: EngineStats) -> None:
-        """What the tiers have done, for the engine's statistics."""
+        """What the tiers have done, and how long blocks lived, for the engine's statistics."""
+        residency = self._pool.residency
+        if residency is not None:
+            told = residency.take()
+            stats.block_lifetimes, stats.block_idles = told.lifetimes, told.idles
+            stats.block_gaps = told.gaps
         if self._tiers is not None:
             cost = self._tiers.cost
             stats.chose_load, cost.chose_load = cost.chose_load, 0

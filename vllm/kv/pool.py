@@ -21,6 +21,7 @@ from vllm.kv.evict import EvictionPolicy
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key
 from vllm.kv.retention import Uses
+from vllm.observe.residency import Residency
 
 
 class BlockPool:
@@ -36,6 +37,7 @@ class BlockPool:
         self._index = index
         self._pinned: set[Key] = set()  # being copied down: keep their place, and may not go yet
         self.on_evict: Callable[[list[Key]], None] | None = None
+        self.residency: Residency | None = None
 
     @property
     def available(self) -> int:
@@ -67,6 +69,9 @@ class BlockPool:
         chosen = [key for key, _ in self.next_victims(count)]
         if self.on_evict is not None:
             self.on_evict(chosen)
+        if self.residency is not None:
+            for key in chosen:
+                self.residency.evicted(key, self._uses.now)
         for key in chosen:
             self._policy.evict(key)
             block = self._index.drop(key)
@@ -127,6 +132,8 @@ class BlockPool:
             return False
         self._keys[block] = key
         self._index.add(key, block)
+        if self.residency is not None:
+            self.residency.published(key, self._uses.now)
         return True
 
     def renew(self, block: BlockId, key: Key) -> None:

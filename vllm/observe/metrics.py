@@ -81,6 +81,7 @@ _REQUEST: tuple[float, ...] = (
 )
 _REQUEST += (120, 240, 480, 960, 1920, 7680)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_BLOCK = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _N = (1, 2, 5, 10, 20)
 _PREEMPTIONS = (0, 1, 2, 5, 10, 20)
 
@@ -193,6 +194,17 @@ class Metrics:
         self._request_preemptions = counts(
             "request_num_preemptions", "How often a request was put back.", _PREEMPTIONS
         )
+        self._lifetime = seconds(
+            "kv_block_lifetime_seconds", "From a sampled block's filling to its eviction.", _BLOCK
+        )
+        self._idle = seconds(
+            "kv_block_idle_before_evict_seconds",
+            "From a sampled block's last use to its eviction.",
+            _BLOCK,
+        )
+        self._gap = seconds(
+            "kv_block_reuse_gap_seconds", "Between uses of a sampled block, its latest.", _BLOCK
+        )
         self._step_tokens = counts("iteration_tokens_total", "Tokens a step.", _STEP_TOKENS)
 
     # ---- what the engine's front end tells ----------------------------------------------------
@@ -231,6 +243,13 @@ class Metrics:
         self._choices["compute"].inc(stats.chose_compute)
         for told in stats.tiers:
             self._tier(told)
+        for histogram, values in (
+            (self._lifetime, stats.block_lifetimes),
+            (self._idle, stats.block_idles),
+            (self._gap, stats.block_gaps),
+        ):
+            for value in values:
+                histogram.observe(value)
         for tokens in stats.step_tokens:
             self._step_tokens.observe(tokens)
 

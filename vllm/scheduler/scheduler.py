@@ -21,6 +21,7 @@ from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
+from vllm.observe.prefix_metrics import PrefixMetrics
 from vllm.scheduler import stop, window
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
@@ -48,6 +49,7 @@ class Scheduler:
         self._forget: list[int] = []  # what the workers shall forget at the next step
         self._planned: list[Sequence] = []  # the rows of the plan that is being executed
         self._stats = EngineStats()
+        self.prefix_metrics: PrefixMetrics | None = None
 
     # ---- requests -----------------------------------------------------------------------------
 
@@ -325,6 +327,10 @@ class Scheduler:
         sequence.cached = sequence.counted = cached
         sequence.cached_by_source = self.kv.sources(sequence.number)
         sequence.scheduled = now
+        if sequence.index == 0 and self.prefix_metrics is not None:
+            keys = self.kv.prompt_keys(sequence.number, sequence.prompt_len)
+            found = cached // self.kv.spec.block_size
+            self.prefix_metrics.admitted(sequence.request, cached, keys, found, now)
         if sequence.index == 0 and not sequence.request.params.skip_reading_prefix_cache:
             self._stats.prefix_requests += 1
             self._stats.prefix_queries += len(sequence.tokens)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from vllm.config import VllmConfig
 from vllm.core.request import EngineRequest, SequenceOutput
+from vllm.core.retention import CacheHints
 from vllm.engine.capacity import Capacity
 from vllm.engine.core import EngineCore
 from vllm.sampling_params import SamplingParams
@@ -24,6 +25,9 @@ class Ask:
     prompt: list[int]
     max_tokens: int
     salt: str | None = None
+    workload: str = ""
+    session: str = ""
+    mode: str = ""
     note: object = None
 
 
@@ -124,6 +128,7 @@ class Simulation:
                 max_tokens=length,
                 arrival=ask.arrival,
                 cache_salt=ask.salt,
+                hints=CacheHints(workload=ask.workload, session=ask.session, mode=ask.mode),
             )
         )
 

@@ -55,6 +55,26 @@ async def test_hints_reach_the_engine(client: httpx.AsyncClient, engine: FakeEng
         assert {k: asked.prompt[k] for k in told} == told
 
 
+async def test_headers_say_what_bodies_do_not(
+    client: httpx.AsyncClient, engine: FakeEngine
+) -> None:
+    """Where prompts are taken; elsewhere they are nobody's business."""
+    headers = {"X-Workload": "qa", "X-Prefix-Mode": "multi", "X-Session-Id": "s"}
+    client.headers.update(headers)
+    await client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
+    await client.post("/v1/chat/completions", json=CHAT)
+    await client.post("/v1/responses", json={"input": "a", "store": False})
+    assert (await client.post("/v1/messages", json=CHAT)).status_code == 200
+    told = {"workload": "qa", "prefix_mode": "multi", "session_id": "s"}
+    assert len(engine.asked) == 4
+    for asked in engine.asked:
+        assert {k: asked.prompt[k] for k in told} == told
+    await client.post("/v1/chat/completions", json=CHAT | {"workload": "own"})
+    assert engine.asked[-1].prompt["workload"] == "own"
+    for path, body in (("/v1/cache/sessions/x/pin", {"ttl": 5}), ("/tokenize", {"prompt": "a"})):
+        assert (await client.post(path, json=body)).status_code == 200
+
+
 async def test_anthropics_marks(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     mark = {"cache_control": {"type": "ephemeral"}}
     long = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}

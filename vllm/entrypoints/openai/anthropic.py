@@ -14,8 +14,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllm.core.errors import VLLMValidationError
+from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
-from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.body import HintedRoute
 from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ClientGone, describe
 from vllm.entrypoints.openai.fanout import gather
@@ -39,7 +40,7 @@ def _refusal(error: BaseException) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-class _Route(JsonRoute):
+class _Route(HintedRoute):
     """Errors in Anthropic's envelope."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -141,6 +142,8 @@ class MessagesBody(CountBody):
         given = self.model_dump(
             include={"max_tokens", "temperature", "top_p", "top_k", "stream"}, exclude_none=True
         )
+        extra = self.model_extra or {}
+        given |= {name: extra[name] for name in HINT_FIELDS if name in extra}
         control = self._cache_control()
         if control is not None:
             given["cache_control"] = control

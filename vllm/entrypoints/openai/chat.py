@@ -13,7 +13,7 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from vllm.entrypoints.openai.beams import outputs
-from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.body import HintedRoute
 from vllm.entrypoints.openai.compression import told
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
@@ -24,7 +24,7 @@ from vllm.entrypoints.openai.turn import ChatBody, Turn
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.outputs import CompletionOutput, RequestOutput
 
-router = APIRouter(route_class=JsonRoute)
+router = APIRouter(route_class=HintedRoute)
 
 
 class AnswerMessage(msgspec.Struct):

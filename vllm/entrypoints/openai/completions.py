@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams, outputs
-from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.body import HintedRoute
 from vllm.entrypoints.openai.compression import check_compression, told
 from vllm.entrypoints.openai.fanout import gather, merge
 from vllm.entrypoints.openai.logprobs import CompletionLogprobs, LogprobWriter, prompt_positions
@@ -28,7 +28,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 
 DEFAULT_MAX_TOKENS = 16
 
-router = APIRouter(route_class=JsonRoute)
+router = APIRouter(route_class=HintedRoute)
 
 
 class CompletionBody(GenerationBody):

@@ -19,14 +19,14 @@ from starlette.responses import Response
 from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
-from vllm.entrypoints.openai.body import JsonRoute
+from vllm.entrypoints.openai.body import HintedRoute
 from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ApiError, describe
 from vllm.entrypoints.openai.sse import EventStream
 from vllm.entrypoints.openai.state import request_id, server_of
 from vllm.entrypoints.openai.turn import ChatBody, Turn
 
-router = APIRouter(route_class=JsonRoute)
+router = APIRouter(route_class=HintedRoute)
 
 MAX_STORED = 1024
 MAX_STORED_BYTES = 64 << 20
