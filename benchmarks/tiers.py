@@ -27,8 +27,9 @@ from benchmarks.measure import alternate, spread, write_json
 from vllm.config import EngineArgs
 from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
+from vllm.kv.lane import Job, Kind
 from vllm.kv.lineage import Key
-from vllm.kv.mover import Job, Kind, Mover
+from vllm.kv.mover import Mover
 from vllm.kv.tiers.host import HostTier
 from vllm.sampling_params import SamplingParams
 

@@ -131,7 +131,7 @@ def test_a_disk_that_fails_only_shortens_hits(tmp_path, expected, monkeypatch):
 
 def test_no_load_is_in_time(expected):
     engine = tiered()
-    engine.core.scheduler.kv.tiers.mover._deadline = -1.0
+    engine.core.scheduler.kv.tiers.mover.deadline = -1.0
     run(engine, prompts())
     assert tokens(run(engine, prompts())) == expected
     engine.core.shutdown()

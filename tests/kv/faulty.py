@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from vllm.kv.lane import Job, Kind
 from vllm.kv.lineage import Key
-from vllm.kv.mover import Job, Kind, Mover
+from vllm.kv.mover import Mover
 
 
 class FaultyTier:
@@ -143,8 +144,8 @@ class SteppedMover(Mover):
     def begin(self) -> None:
         """Hand queued jobs to free threads, in their order, as the real ones take them."""
         for name, lane in self.lanes.items():
-            while len(self.started[name]) < self._most and not lane.jobs.empty():
-                job = lane.jobs.get()
+            while len(self.started[name]) < self._most and lane.jobs:
+                job = lane.jobs.take(self._clock)
                 assert job is not None
                 self.started[name].append(Step(lambda lane=lane, job=job: self._run_job(lane, job)))
 

@@ -8,8 +8,9 @@ import time
 import pytest
 
 from vllm.kv.cost import LoadCost
+from vllm.kv.lane import BREAKER_FAILURES, BREAKER_SECONDS, Breaker, Job, Kind
 from vllm.kv.lineage import Key
-from vllm.kv.mover import BREAKER_FAILURES, BREAKER_SECONDS, Job, Kind, Mover
+from vllm.kv.mover import Mover
 
 from .faulty import FaultyTier, HeldClock, SteppedMover
 
@@ -64,7 +65,7 @@ def test_what_a_tier_raises_costs_that_block_only(fault):
     mover.submit(job)
     assert mover.poll() == ([job], [])
     assert job.ok == [False, True]
-    assert mover.lanes["host"].total_failures == 1
+    assert mover.lanes["host"].failures == 1
 
 
 def test_a_tier_that_hangs_holds_up_no_other_and_no_end():
@@ -91,13 +92,14 @@ def test_late_and_then_done():
     mover = SteppedMover([FaultyTier("disk", 2)], clock=clock)
     job = load("disk")
     mover.submit(job)
+    mover.begin()
     clock.now += 2.5
     assert mover.poll() == ([], [job])
     assert mover.busy
     mover.finish()
     assert mover.poll() == ([job], [])
     lane = mover.lanes["disk"]
-    assert (lane.deadline_misses, lane.total_failures, lane.late) == (1, 1, 0)
+    assert (lane.deadline_misses, lane.failures, lane.late) == (1, 1, 0)
     assert not mover.busy
 
 
@@ -110,6 +112,7 @@ def test_a_tier_that_is_always_late_loses_its_trust_though_it_delivers():
     for _ in range(BREAKER_FAILURES):
         assert mover.usable("disk")
         mover.submit(load("disk"))
+        mover.begin()
         clock.now += 3
         mover.poll()
         mover.finish()
@@ -121,10 +124,11 @@ def test_the_breaker_opens_longer_each_time_and_success_closes_it():
     clock = HeldClock()
     tier = FaultyTier("disk", 2)
     mover = Mover([tier], clock=clock, asynchronous=False)
+    mover.submit(store("disk"))
 
     def fail():
-        tier.writes.append("os")
-        mover.submit(store("disk"))
+        tier.reads.append("os")
+        mover.submit(load("disk"))
         mover.poll()
 
     for penalty in (BREAKER_SECONDS, 2 * BREAKER_SECONDS):
@@ -132,15 +136,14 @@ def test_the_breaker_opens_longer_each_time_and_success_closes_it():
             assert mover.usable("disk")
             fail()
         assert not mover.usable("disk")
-        assert not mover.accepts_store("disk")
+        assert mover.accepts_store("disk"), "stores have not failed"
         clock.now += penalty - 0.01
         assert not mover.usable("disk")
         clock.now += 0.02
     fail()
-    mover.submit(store("disk"))
+    mover.submit(load("disk"))
     mover.poll()
-    lane = mover.lanes["disk"]
-    assert (lane.failures, lane.penalty) == (0, BREAKER_SECONDS)
+    assert mover.lanes["disk"].loads == Breaker(0, clock.now - 0.01, BREAKER_SECONDS)
 
 
 def test_a_key_that_is_not_there_is_no_failure_of_the_tier():
@@ -151,7 +154,83 @@ def test_a_key_that_is_not_there_is_no_failure_of_the_tier():
         mover.submit(job)
         assert mover.poll() == ([job], []) and job.ok == [False]
     assert mover.usable("disk")
-    assert mover.lanes["disk"].total_failures == 0
+    assert mover.lanes["disk"].failures == 0
+
+
+def test_a_disk_that_is_full_is_still_read():
+    mover = Mover([FaultyTier("disk", 0)], clock=HeldClock(), asynchronous=False)
+    for _ in range(BREAKER_FAILURES):
+        assert mover.accepts_store("disk")
+        mover.submit(store("disk"))
+        mover.poll()
+    assert not mover.accepts_store("disk")
+    assert mover.usable("disk")
+
+
+def test_loads_go_before_stores():
+    mover = SteppedMover([FaultyTier("disk", 9)], lanes=1)
+    jobs = [store("disk"), store("disk", B), load("disk"), load("disk", B)]
+    for job in jobs:
+        mover.submit(job)
+    mover.finish()
+    assert mover.poll()[0] == [jobs[2], jobs[3], jobs[0], jobs[1]]
+
+
+def test_a_load_that_has_not_begun_is_withdrawn_at_its_deadline():
+    """So behind a job that hangs nothing holds on to its blocks, and the tier is not blamed."""
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 2)], lanes=1, clock=clock)
+    hung, queued = load("disk"), load("disk", B)
+    mover.submit(hung)
+    mover.begin()
+    mover.submit(queued)
+    clock.now += 2.5
+    assert mover.poll() == ([queued], [hung])
+    assert queued.withdrawn and queued.ok == [False]
+    lane = mover.lanes["disk"]
+    assert (lane.deadline_misses, lane.failures, lane.waiting, lane.late) == (2, 1, 1, 1)
+    assert lane.loading_bytes == hung.num_bytes
+    mover.finish()
+    assert mover.poll() == ([hung], [])
+    assert not mover.busy and lane.loading_bytes == 0 and not mover.faulty["disk"].calls[1:]
+
+
+def test_a_store_is_late_from_its_beginning():
+    """A long queue is no fault; a store that hangs keeps loads away, which would hang too."""
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 9)], lanes=1, clock=clock)
+    first, second = store("disk"), store("disk", B)
+    mover.submit(first)
+    mover.submit(second)
+    clock.now += 10
+    assert mover.poll() == ([], [])
+    mover.begin()
+    clock.now += 2.5
+    assert mover.poll() == ([second], [first])
+    assert not mover.usable("disk") and not mover.accepts_store("disk")
+    mover.finish()
+    assert mover.poll() == ([first], [])
+    assert mover.usable("disk") and mover.accepts_store("disk")
+
+
+def test_stores_behind_one_that_hangs_are_withdrawn():
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 9)], lanes=1, clock=clock)
+    hung, queued, loading = store("disk"), store("disk", B), load("disk", B)
+    mover.submit(hung)
+    mover.begin()
+    mover.submit(queued)
+    mover.submit(loading)
+    clock.now += 1.0
+    assert mover.poll() == ([], [])
+    clock.now += 1.5
+    loading.submitted = clock.now
+    assert mover.poll() == ([queued], [hung])
+    assert queued.withdrawn and queued.ok == [False]
+    mover.finish()
+    assert mover.poll() == ([hung, loading], [])
+    lane = mover.lanes["disk"]
+    assert (lane.deadline_misses, lane.waiting, lane.late) == (1, 0, 0)
 
 
 def test_a_full_queue_refuses_stores():
@@ -172,6 +251,9 @@ def test_load_when_it_is_faster():
     cost.prefilled(100, 1.0)
     assert cost.worth_loading(16, 1001.0)
     assert not cost.worth_loading(16, 999.0)
+    assert cost.worth_loading(16, 2001.0, queued=160)
+    assert not cost.worth_loading(16, 1999.0, queued=160), "it is behind others"
+    assert not cost.worth_loading(1600, 10_000.0, within=1.5), "it would be given up"
     cost.prefilled(100, 0.5)
     assert cost.prefill_rate == pytest.approx(120)
     cost.chose(True)

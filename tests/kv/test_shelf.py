@@ -100,3 +100,18 @@ def test_a_shelf_without_room():
     shelf = Shelf(0, LRU(), Uses(100, 16))
     assert shelf.adopt(keys("a")) == keys("a")
     assert shelf.reserve(key("a")) is None
+
+
+def test_what_was_not_deleted_after_all():
+    shelf = full("abcd")
+    shelf.device_has(key("b"))
+    shelf.spoil(key("d"))
+    assert [shelf.reserve(key(new)) for new in "dxy"] == [keys("d"), keys("b"), keys("a")]
+    for new in "dxy":
+        shelf.failed(key(new))
+    shelf.keep(key("d"), on_device=False, bad=True)
+    shelf.keep(key("b"), on_device=True, bad=False)
+    shelf.keep(key("a"), on_device=False, bad=False)
+    shelf.check()
+    assert [key(k) in shelf for k in "abcd"] == [True, True, True, False]
+    assert [shelf.reserve(key(new)) for new in "xyz"] == [keys("d"), keys("b"), keys("c")]

@@ -7,10 +7,10 @@ import pytest
 
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import make
-from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.manager import KVManager
 from vllm.kv.mover import Mover
-from vllm.kv.shelf import Shelf
+from vllm.kv.shelf import Level, Shelf
 from vllm.kv.spec import KVSpec
 
 from .faulty import FaultyTier, HeldClock, SteppedMover

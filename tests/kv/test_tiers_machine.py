@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import POLICIES, make
-from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.manager import KVManager
 from vllm.kv.mover import Mover
-from vllm.kv.shelf import Shelf
+from vllm.kv.shelf import Level, Shelf
 from vllm.kv.spec import KVSpec
 
 from .faulty import FaultyTier, HeldClock, SteppedMover
@@ -53,7 +53,7 @@ TOKENS = st.builds(
 FAULTS = st.lists(st.sampled_from(["ok", "ok", "os", "crash", "miss"]), min_size=1, max_size=3)
 
 BUSY = ["come_back"] * 4 + ["serve"] * 4 + ["advance"] * 6 + ["poll"] * 3 + ["compute"] * 3
-BUSY += ["abort", "leave", "fail", "time", "write_back", "finish", "reset"]
+BUSY += ["abort", "leave", "fail", "time", "write_back", "finish", "reset", "idle"]
 
 
 class TiersMachine(RuleBasedStateMachine):
@@ -215,6 +215,10 @@ class TiersMachine(RuleBasedStateMachine):
     def write_back(self):
         self.kv.write_back()
 
+    @rule()
+    def idle(self):
+        self.kv.tiers.write_back.everything()
+
     @precondition(lambda self: self.stepped and self.stepped.runnable())
     @rule(data=st.data(), count=st.integers(1, 6))
     def advance(self, data, count):
@@ -280,7 +284,7 @@ class TiersMachine(RuleBasedStateMachine):
                 plan.extend(rng.choices(["ok", "os", "crash"], k=2))
             elif op == "time":
                 self.pass_time(rng.choice([0.1, 1.0, 3.0, 70.0]))
-            elif op in ("poll", "write_back", "finish", "reset"):
+            elif op in ("poll", "write_back", "finish", "reset", "idle"):
                 getattr(self, op)()
             self.state()
 
@@ -336,8 +340,9 @@ class TiersMachine(RuleBasedStateMachine):
         assert not pool._pinned
         assert not self.kv._tables
         assert not self.kv._computing
-        assert not tiers._loads
-        assert not tiers._waiting
+        assert not tiers.loads._loads
+        assert not tiers.loads._waiting
+        assert not tiers.spills._storing and not tiers.spills._by_seq
         for level in tiers.levels:
             assert not level.shelf._pins
             assert not level.shelf._storing

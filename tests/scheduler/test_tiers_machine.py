@@ -10,10 +10,10 @@ from tests.kv.faulty import FaultyTier, HeldClock, SteppedMover
 from vllm.core.retention import NO_HINTS, CacheHints, Retention
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import POLICIES, make
-from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.mover import Mover
 from vllm.kv.sessions import VERBS
-from vllm.kv.shelf import Shelf
+from vllm.kv.shelf import Level, Shelf
 
 from .drive import Drive
 

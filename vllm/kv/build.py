@@ -9,10 +9,10 @@ from vllm.config.engine import TierConfig
 from vllm.core.plan import BlockIO
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import make
-from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.manager import KVManager
 from vllm.kv.mover import Mover
-from vllm.kv.shelf import Shelf
+from vllm.kv.shelf import Level, Shelf
 from vllm.kv.tiers.disk import DiskTier
 from vllm.kv.tiers.host import HostTier
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 SMOOTHING = 0.2
 
 
@@ -31,13 +33,19 @@ class LoadCost:
     def load_seconds(self, tokens: int, bandwidth: float) -> float:
         return tokens * self._bytes_per_token / bandwidth
 
-    def worth_loading(self, tokens: int, bandwidth: float) -> bool:
-        """Whether to load `tokens` tokens from a tier of so many bytes a second (0: unknown)."""
+    def worth_loading(
+        self, tokens: int, bandwidth: float, *, queued: int = 0, within: float = math.inf
+    ) -> bool:
+        """Whether to load `tokens` tokens from a tier of so many bytes a second (0: unknown).
+
+        queued: bytes that are loaded before them. within: seconds, after which they are given up.
+        """
         if self._min_tokens is not None:
             return tokens >= self._min_tokens
         if bandwidth == 0 or self.prefill_rate == 0:
             return True
-        return self.load_seconds(tokens, bandwidth) < tokens / self.prefill_rate
+        seconds = self.load_seconds(tokens, bandwidth) + queued / bandwidth
+        return seconds < min(within, tokens / self.prefill_rate)
 
     def chose(self, load: bool) -> None:
         """A request was admitted with this choice."""

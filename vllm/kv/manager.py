@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from vllm.core.request import EngineStats
 from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints
 from vllm.kv.events import Events
 from vllm.kv.evict import make
-from vllm.kv.hierarchy import Hierarchy
+from vllm.kv.hierarchy import Hierarchy, Hit
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.pool import BlockPool
@@ -26,15 +25,6 @@ from vllm.kv.spill import Spilled
 from vllm.kv.table import BlockTable
 
 USES_A_BLOCK = 4  # blocks of any tier whose last use is remembered, for each on the device
-
-
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    """One block of a cached prefix: its tier, and where it is on the device (None: nowhere)."""
-
-    key: Key
-    block: BlockId | None
-    tier: str
 
 
 class KVManager:
@@ -108,8 +98,9 @@ class KVManager:
         return self._run(lineage.keys()[: limit // self.spec.block_size])
 
     def _run(self, keys: Sequence[Key]) -> tuple[int, int]:
-        device = len(self._index.leading(keys))
-        total = device + len(self._below(keys[device:]))
+        device = total = len(self._index.leading(keys))
+        if self._tiers is not None:
+            total += len(self._tiers.find(keys[device:]))
         return device * self.spec.block_size, total * self.spec.block_size
 
     def deferred(self, seq: int, tokens: Sequence[int], salt: str | None) -> bool:
@@ -124,7 +115,7 @@ class KVManager:
                 continue
             if key in self._computing:
                 return True
-            if self._tiers is None or self._tiers.where(key) is None:
+            if self._tiers is None or not self._tiers.has(key):
                 return False
         return False
 
@@ -204,13 +195,7 @@ class KVManager:
 
     def _spilled(self, seq: int) -> Spilled | None:
         """The sequence's copies, if they are of any use."""
-        if self._tiers is None:
-            return None
-        spilled = self._tiers.spills.of(seq)
-        if spilled is not None and not spilled.storing and not spilled.whole:
-            self._tiers.forget_spilled(seq)
-            return None
-        return spilled
+        return None if self._tiers is None else self._tiers.spills.of(seq)
 
     def spill(self, seq: int, computed: int) -> bool:
         """Copy the KVs of so many tokens aside, to come back byte for byte at the next admission.
@@ -222,7 +207,7 @@ class KVManager:
         if self._tiers is None or not computed:
             return False
         used = table.blocks[: self.blocks_for(computed)]
-        if not self._tiers.spill(seq, used, computed):
+        if not self._tiers.spills.begin(seq, used, computed):
             return False
         self._release(seq)
         return True
@@ -243,12 +228,12 @@ class KVManager:
         if cached is not None:
             del self._lineages[seq]
             self._tables[seq] = table
-            self._tiers.bring_back(seq, table.blocks[: len(spilled.names)])
+            self._tiers.spills.bring_back(seq, table.blocks[: len(spilled.names)])
         return cached
 
     # ---- what is found ------------------------------------------------------------------------
 
-    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> tuple[list[_Hit], bool]:
+    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> tuple[list[Hit], bool]:
         """The longest leading run of blocks that are worth having from some tier.
 
         And whether slower tiers had any of it to choose from.
@@ -256,32 +241,16 @@ class KVManager:
         lineage.extend(tokens, limit // self.spec.block_size)
         keys = lineage.keys()[: limit // self.spec.block_size]
         device = self._index.leading(keys)
-        found = [_Hit(key, block, "device") for key, block in zip(keys, device, strict=False)]
-        below = self._below(keys[len(device) :])
-        if below and self._tiers is not None:
-            slowest = {hit.tier for hit in below if hit.tier != "device"}
-            if self._tiers.worth_loading(len(below) * self.spec.block_size, slowest):
-                found += below
+        found = [Hit(key, block, "device") for key, block in zip(keys, device, strict=False)]
+        if self._tiers is None:
+            return found, False
+        below = self._tiers.find(keys[len(device) :])
+        if below and self._tiers.worth_loading(below):
+            found += below
         return found, bool(below)
 
-    def _below(self, keys: Sequence[Key]) -> list[_Hit]:
-        """The run of blocks behind the device's, up to the first that no tier has."""
-        found: list[_Hit] = []
-        if self._tiers is None:
-            return found
-        for key in keys:
-            block = self._index.block(key)
-            if block is not None:
-                found.append(_Hit(key, block, "device"))
-                continue
-            tier = self._tiers.where(key)
-            if tier is None:
-                break
-            found.append(_Hit(key, self._tiers.arriving(key), tier))
-        return found
-
     def _account(
-        self, seq: int, table: BlockTable, found: list[_Hit], tokens: Sequence[int]
+        self, seq: int, table: BlockTable, found: list[Hit], tokens: Sequence[int]
     ) -> None:
         for hit in found:
             size = self.spec.block_size
@@ -292,9 +261,9 @@ class KVManager:
             for hit in found:
                 self._pool.residency.used(hit.key, self.uses.now)
         if self._tiers is not None:
-            self._tiers.used(hit.key for hit in found)
+            self._tiers.write_back.used(hit.key for hit in found)
             loads = [
-                (hit.key, block)
+                (hit, block)
                 for hit, block in zip(found, table.blocks, strict=False)
                 if hit.tier != "device"
             ]
@@ -318,7 +287,7 @@ class KVManager:
 
     def waits(self, seq: int) -> bool:
         """Whether some of the sequence's blocks are still on their way from a tier."""
-        return self._tiers is not None and self._tiers.waits(seq)
+        return self._tiers is not None and self._tiers.loads.waits(seq)
 
     def poll(self) -> tuple[list[int], list[int]]:
         """(sequences whose blocks have all arrived, sequences that must be admitted anew).
@@ -343,7 +312,7 @@ class KVManager:
     def write_back(self) -> None:
         """Start copying down what is next in line to be evicted."""
         if self._tiers is not None:
-            self._tiers.write_back()
+            self._tiers.write_back.ahead()
 
     def tell(self, events: Events) -> None:
         """Tell these of all that is stored and removed from now on."""
@@ -351,12 +320,12 @@ class KVManager:
         if self._tiers is not None:
             self._tiers.events = events
             for level in self._tiers.levels:
-                events.found(level.shelf.keys(), level.tier.name)
+                events.found(level.shelf.readable(), level.tier.name)
 
     def _evicted(self, keys: list[Key]) -> None:
         """The device has let these go."""
         if self._tiers is not None:
-            self._tiers.evicted(keys)
+            self._tiers.write_back.evicted(keys)
         if self.events is not None:
             self.events.removed(keys, "device")
 
@@ -389,7 +358,7 @@ class KVManager:
     def enable_prefetching(self) -> None:
         """Let `prefetch` bring blocks up. After `attach`."""
         assert self._tiers is not None
-        self._prefetch = Prefetch(self._tiers, self._pool, self._index)
+        self._prefetch = Prefetch(self._tiers, self._pool)
 
     def prefetch(self, seq: int, tokens: Sequence[int], salt: str | None, limit: int) -> None:
         """Bring up what a sequence that waits will be admitted with, and keep it for that."""
@@ -416,7 +385,7 @@ class KVManager:
         keys = self.sessions.keys(root(self._fingerprint, salt), name)
         if verb == "prefetch":
             if self._tiers is not None:
-                self._tiers.bring(key for key in keys if self._index.block(key) is None)
+                self._pool.release(reversed(self._tiers.bring(keys, self._pool.available)))
         else:
             rank = {"pin": LAST_TO_GO, "demote": FIRST_TO_GO}.get(verb, DEFAULT_PRIORITY)
             expires = math.inf if verb != "pin" or ttl is None else self.uses.now + ttl
@@ -428,7 +397,7 @@ class KVManager:
         return sum(self._has(key) for key in keys)
 
     def _has(self, key: Key) -> bool:
-        below = self._tiers is not None and self._tiers.where(key) is not None
+        below = self._tiers is not None and self._tiers.has(key)
         return below or self._index.block(key) is not None
 
     def grow(self, seq: int, tokens: int) -> list[BlockId] | None:
@@ -553,7 +522,7 @@ class KVManager:
         """AssertionError unless every invariant of pool, index and tables holds."""
         holders = [table.blocks for table in self._tables.values()]
         if self._tiers is not None:
-            holders.append(self._tiers.arriving_blocks())
+            holders.append(self._tiers.held_blocks())
         if self._prefetch is not None:
             holders.append(self._prefetch.blocks())
         self.sessions.check()

@@ -10,77 +10,24 @@ With `asynchronous=False` a job is carried out where it is submitted, for compar
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum
 
 from vllm.core.clock import Clock, monotonic
+from vllm.kv.lane import Job, Kind, Lane
 from vllm.kv.lineage import Key
 from vllm.kv.tiers import Tier
 
 logger = logging.getLogger(__name__)
 
-BREAKER_FAILURES = 3
-BREAKER_SECONDS, BREAKER_MAX_SECONDS = 1.0, 60.0
-SMOOTHING = 0.2  # weight of the newest measurement
-
-
-class Kind(Enum):
-    LOAD = "load"
-    STORE = "store"
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """Some blobs, one way, between buffers and one tier.
-
-    The buffers must stay as they are until the job is done, whatever becomes of its deadline.
-    """
-
-    kind: Kind
-    tier: str
-    keys: list[Key]
-    buffers: list[memoryview]
-    deadline: float = 0.0  # seconds of the mover's clock
-    delete_first: list[Key] = field(default_factory=list)
-    source: str | None = None  # the tier that a store reads; None: the device
-    ok: list[bool] = field(default_factory=list)  # set when done
-    broken: bool = False  # the tier raised: it is not only that a key was not there
-    late: bool = False
-    submitted: float = 0.0
-    seconds: float = 0.0  # of work, without waiting in the queue
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(len(buffer) for buffer in self.buffers)
-
-
-@dataclass(slots=True)
-class Lane:
-    """One tier's queue, what was measured of it, and whether it is trusted now."""
-
-    tier: Tier
-    jobs: queue.SimpleQueue[Job | None] = field(default_factory=queue.SimpleQueue)
-    waiting: int = 0
-    load_bandwidth: float = 0.0  # bytes a second, smoothed; 0: not measured yet
-    store_bandwidth: float = 0.0
-    bytes_loaded: int = 0
-    bytes_stored: int = 0
-    load_seconds: float = 0.0
-    predicted_seconds: float = 0.0  # what was expected of the loads
-    failures: int = 0  # in a row: jobs in which the tier raised
-    total_failures: int = 0
-    deadline_misses: int = 0
-    dropped_stores: int = 0
-    open_until: float = 0.0  # the breaker: no jobs before then
-    late: int = 0  # jobs past their deadline that have not ended: no others meanwhile
-    penalty: float = BREAKER_SECONDS
-
 
 class Mover:
-    """`threads` a tier; at most `max_queued` store jobs wait a tier, and more are refused."""
+    """`threads` a tier; at most `max_queued` jobs wait a tier before stores are refused.
+
+    A load has `deadline` seconds from its submission, since somebody waits for it; a store from its
+    beginning. A load that has not begun by then is withdrawn, and so are all stores behind a job
+    that hangs: they keep blocks from being evicted.
+    """
 
     def __init__(
         self,
@@ -93,8 +40,8 @@ class Mover:
         clock: Clock = monotonic,
     ) -> None:
         self.lanes = {tier.name: Lane(tier) for tier in tiers}
+        self.deadline = deadline
         self._max_queued = max_queued
-        self._deadline = deadline
         self._asynchronous = asynchronous
         self._clock = clock
         self._pending: dict[Job, None] = {}
@@ -117,26 +64,29 @@ class Mover:
         return bool(self._pending) or bool(self._done)
 
     def usable(self, tier: str) -> bool:
-        """Whether the tier's breaker is closed; it opens after failures and closes by itself.
+        """Whether the tier may be loaded from: its breaker is closed, and no job seems to hang.
 
-        Nor is a tier used that may be hanging: each of its jobs would hold on to its buffers.
+        (Each further job would hold on to its buffers.)
         """
         lane = self.lanes[tier]
-        return lane.late == 0 and self._clock() >= lane.open_until
+        return lane.late == 0 and lane.loads.closed(self._clock())
 
     def accepts_store(self, tier: str) -> bool:
-        return self.usable(tier) and self.lanes[tier].waiting < self._max_queued
+        lane = self.lanes[tier]
+        free = lane.late == 0 and lane.waiting < self._max_queued
+        return free and lane.stores.closed(self._clock())
 
     def submit(self, job: Job) -> None:
         """Start a job. Stores must have been accepted by `accepts_store`."""
         lane = self.lanes[job.tier]
         job.submitted = self._clock()
-        job.deadline = job.submitted + self._deadline
         self._pending[job] = None
         lane.waiting += 1
+        lane.loading_bytes += job.num_bytes * (job.kind is Kind.LOAD)
         if self._asynchronous:
             lane.jobs.put(job)
         else:
+            job.begun = job.submitted
             self._carry_out(lane, job)
 
     def wait(self, seconds: float) -> None:
@@ -146,58 +96,69 @@ class Mover:
         self._wake.clear()
 
     def poll(self) -> tuple[list[Job], list[Job]]:
-        """(jobs that are done, loads that have just passed their deadline and go on).
+        """(jobs that are done or were withdrawn, jobs that are late now and go on).
 
         A late job is still reported as done when it ends; until then its buffers are in use.
         """
         done: list[Job] = []
         while self._done:
             job = self._done.popleft()
-            del self._pending[job]
             self._account(job)
             done.append(job)
-        now = self._clock()
-        late = [j for j in self._pending if j.kind is Kind.LOAD and not j.late and now > j.deadline]
-        for job in late:
+        now, late = self._clock(), []
+        for job in [job for job in self._pending if self._is_late(job, now)]:
             job.late = True
             lane = self.lanes[job.tier]
-            lane.late += 1
             lane.deadline_misses += 1
-            self._fail(lane)
+            if self._withdraw(job):
+                done.append(job)
+                continue
+            lane.late += 1
+            self._fail(lane, job.kind)
+            late.append(job)
+            stores = [j for j in self._pending if j.tier == job.tier and j.kind is Kind.STORE]
+            done += [store for store in stores if self._withdraw(store)]
         return done, late
 
+    def _withdraw(self, job: Job) -> bool:
+        """End a job that has not begun."""
+        if not self.lanes[job.tier].jobs.withdraw(job):
+            return False
+        job.ok = [False] * len(job.keys)
+        self._account(job)
+        return True
+
+    def _is_late(self, job: Job, now: float) -> bool:
+        since = job.submitted if job.kind is Kind.LOAD else job.begun
+        return not job.late and since is not None and now > since + self.deadline
+
     def _account(self, job: Job) -> None:
+        """The job's end, in its lane's books."""
+        del self._pending[job]
         lane = self.lanes[job.tier]
         lane.waiting -= 1
+        lane.loading_bytes -= job.num_bytes * (job.kind is Kind.LOAD)
+        if job.withdrawn:
+            return
         lane.late -= job.late
-        good = sum(len(b) for b, ok in zip(job.buffers, job.ok, strict=True) if ok)
-        if job.kind is Kind.LOAD:
-            lane.bytes_loaded += good
-            lane.load_seconds += job.seconds
-        else:
-            lane.bytes_stored += good
-        if all(job.ok):
-            if not job.late:
-                lane.failures, lane.penalty = 0, BREAKER_SECONDS
-            rate = good / max(job.seconds, 1e-9)
-            name = "load_bandwidth" if job.kind is Kind.LOAD else "store_bandwidth"
-            known = getattr(lane, name)
-            setattr(lane, name, rate if known == 0 else known + SMOOTHING * (rate - known))
-        elif job.broken and not job.late:
-            self._fail(lane)
+        lane.measure(job)
+        if job.late:
+            return
+        if job.broken:
+            self._fail(lane, job.kind)
+        elif all(job.ok):
+            lane.breaker(job.kind).succeed()
 
-    def _fail(self, lane: Lane) -> None:
-        """Failures in a row open the breaker, for longer each time."""
+    def _fail(self, lane: Lane, kind: Kind) -> None:
         lane.failures += 1
-        lane.total_failures += 1
-        if lane.failures >= BREAKER_FAILURES:
-            lane.open_until = self._clock() + lane.penalty
-            logger.warning("The %s tier fails; not used for %.0f s", lane.tier.name, lane.penalty)
-            lane.penalty = min(lane.penalty * 2, BREAKER_MAX_SECONDS)
-            lane.failures = 0
+        breaker = lane.breaker(kind)
+        seconds = breaker.penalty
+        if breaker.fail(self._clock()):
+            name = lane.tier.name
+            logger.warning("The %s tier's %ss fail: none for %.0f s", name, kind.value, seconds)
 
     def _work(self, lane: Lane) -> None:
-        while (job := lane.jobs.get()) is not None:
+        while (job := lane.jobs.take(self._clock)) is not None:
             self._carry_out(lane, job)
 
     def _carry_out(self, lane: Lane, job: Job) -> None:
@@ -215,11 +176,10 @@ class Mover:
     def shutdown(self, timeout: float = 2.0) -> None:
         """End the threads; one that hangs in a tier is left behind (they are daemons)."""
         for lane in self.lanes.values():
-            for _ in self._threads:
-                lane.jobs.put(None)
-        deadline = monotonic() + timeout
+            lane.jobs.close()
+        end = monotonic() + timeout
         for thread in self._threads:
-            thread.join(max(0.0, deadline - monotonic()))
+            thread.join(max(0.0, end - monotonic()))
         for lane in self.lanes.values():
             lane.tier.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vllm.kv.hierarchy import Hierarchy
-from vllm.kv.index import BlockId, Index
+from vllm.kv.index import BlockId
 from vllm.kv.lineage import Key
 from vllm.kv.pool import BlockPool
 
@@ -13,10 +13,10 @@ WATERMARK = 0.1  # share of the device's blocks that prefetching leaves to those
 
 
 class Prefetch:
-    """Holds one reference to each block that it has brought, by the sequence it is meant for."""
+    """Holds one reference to each block of what it has brought, by the sequence it is meant for."""
 
-    def __init__(self, tiers: Hierarchy, pool: BlockPool, index: Index) -> None:
-        self._tiers, self._pool, self._index = tiers, pool, index
+    def __init__(self, tiers: Hierarchy, pool: BlockPool) -> None:
+        self._tiers, self._pool = tiers, pool
         self._watermark = int(WATERMARK * pool.num_blocks)
         self._held: dict[int, list[BlockId]] = {}
 
@@ -25,12 +25,10 @@ class Prefetch:
         if seq in self._held:
             return
         room = self._pool.available - self._watermark
-        missing = [key for key in keys if self._index.block(key) is None]
-        if not missing or room <= 0:
+        if room <= 0 or all(hit.tier == "device" for hit in self._tiers.find(keys)):
             return
-        held = self._tiers.bring(missing[:room])
+        held = self._tiers.bring(keys, room)
         if held:
-            self._pool.share(held)
             self._held[seq] = held
 
     def keep_only(self, seqs: set[int]) -> None:

@@ -16,11 +16,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 from vllm.kv.evict import EvictionPolicy
 from vllm.kv.lineage import Key
 from vllm.kv.retention import Uses
+from vllm.kv.tiers import Tier
+
+BATCH = 16  # blocks a job: enough to be worth a thread's while, few enough to spread over threads
 
 
 class Shelf:
@@ -43,7 +47,7 @@ class Shelf:
         """Whether the key can be read from here."""
         return key in self._spare or key in self._sole
 
-    def keys(self) -> list[Key]:
+    def readable(self) -> list[Key]:
         """All that can be read from here, in no order."""
         return [*self._spare, *self._sole.victims(self._uses.now)]
 
@@ -88,10 +92,23 @@ class Shelf:
     def deleted(self, keys: Iterable[Key]) -> None:
         self._going.difference_update(keys)
 
+    def keep(self, key: Key, *, on_device: bool, bad: bool) -> None:
+        """A key that was to go is still there: nothing was written in its place."""
+        self._going.remove(key)
+        if bad:
+            self._bad[key] = None
+        else:
+            self._put(key, on_device)
+
     @property
-    def room(self) -> int:
+    def reservable(self) -> int:
         """How many keys could be reserved now, one after the other."""
         return self.capacity - len(self._storing) - len(self._pins)
+
+    @property
+    def room(self) -> int:
+        """How many keys would push none out."""
+        return self.capacity - len(self)
 
     def discard(self, key: Key) -> None:
         """Forget a key that is here, and not pinned; the caller deletes it."""
@@ -103,11 +120,6 @@ class Shelf:
         if key in self._sole:
             self._sole.remove(key)
             self._sole.insert(key, self._uses.last(key))
-
-    @property
-    def full(self) -> bool:
-        """Whether another key would push one out."""
-        return len(self) >= self.capacity
 
     def _victims(self) -> Iterator[Key]:
         for group in (self._bad, self._spare, self._sole.victims(self._uses.now)):
@@ -123,6 +135,9 @@ class Shelf:
     def stored(self, key: Key, *, on_device: bool) -> None:
         """The write has succeeded."""
         self._storing.remove(key)
+        self._put(key, on_device)
+
+    def _put(self, key: Key, on_device: bool) -> None:
         if on_device:
             self._spare[key] = None
         else:
@@ -184,3 +199,11 @@ class Shelf:
             assert key not in self._sole
         assert not self._spare.keys() & self._bad.keys()
         assert not any(key in self for key in self._going)
+
+
+@dataclass(slots=True)
+class Level:
+    """One tier and its bookkeeping."""
+
+    tier: Tier
+    shelf: Shelf

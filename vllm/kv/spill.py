@@ -4,8 +4,12 @@
     back  other blocks <--loads-- the tier         then the copies are deleted
 
 A copy has a name that nobody else can come to, so it is never a hit, and it is pinned, so it never
-goes before its sequence does. What is brought back is what went out, byte for byte: it may be any
-list of blocks, also those of a compressed sequence, whose lengths its table keeps.
+goes before its sequence does. What comes back is what went out, byte for byte.
+
+It knows blocks and no tables. For a compressed sequence: `begin` with the blocks that its slabs are
+cut from, each once, in a fixed order, and keep its table (lengths, and head blocks by their place
+in that order); `bring_back` into as many new blocks in the same order, and the table's numbers are
+those of the new ones. Nothing is published under a copy's name, so a lossy lineage stays its own.
 """
 
 from __future__ import annotations
@@ -13,8 +17,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from vllm.core.plan import BlockIO
 from vllm.kv.index import BlockId
+from vllm.kv.lane import Job, Kind
 from vllm.kv.lineage import Key
+from vllm.kv.loads import Load, Loads
+from vllm.kv.mover import Mover, delete
+from vllm.kv.pool import BlockPool
+from vllm.kv.shelf import BATCH, Level
 
 
 @dataclass(slots=True)
@@ -24,54 +34,128 @@ class Spilled:
     names: list[Key]
     tokens: int  # whose KVs they hold
     storing: int  # copies that are not made yet
-    whole: bool = True  # no copy has failed
+    whole: bool = True  # no copy has failed, or is late
     wanted: bool = True  # the sequence has not ended
 
 
 class Spills:
-    """Which sequences are aside. The transfers are `Hierarchy`'s."""
+    """Which sequences are aside, and the transfers of their copies."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, level: Level | None, mover: Mover, io: BlockIO, pool: BlockPool, loads: Loads
+    ) -> None:
+        self._level, self._mover, self._io = level, mover, io
+        self._pool, self._loads = pool, loads
         self._by_seq: dict[int, Spilled] = {}
         self._storing: dict[Key, tuple[Spilled, BlockId]] = {}
         self._count = 0
 
-    def begin(self, seq: int, blocks: list[BlockId], tokens: int) -> list[Key]:
-        """Names for the copies of these blocks, each of which the copies hold a reference to."""
-        names = []
-        for _ in blocks:
-            self._count += 1
-            said = b"vllm-kv-spill" + self._count.to_bytes(8, "little")
-            names.append(Key(hashlib.sha256(said).digest()))
-        spilled = self._by_seq[seq] = Spilled(names, tokens, len(names))
-        self._storing |= {n: (spilled, b) for n, b in zip(names, blocks, strict=True)}
-        return names
+    # ---- out ----------------------------------------------------------------------------------
 
-    def stored(self, name: Key, ok: bool) -> tuple[Spilled, BlockId] | None:
-        """A copy has been made, or not: its sequence's copies, and the block that is free of it.
+    def begin(self, seq: int, blocks: list[BlockId], tokens: int) -> bool:
+        """Copy these blocks aside. False, and nothing changes, when there is no room for all.
 
-        None for a key that is no copy's name.
+        The copies hold references of their own; the caller gives the sequence's back.
         """
-        found = self._storing.pop(name, None)
-        if found is not None:
-            found[0].storing -= 1
-            found[0].whole &= ok
-        return found
+        level = self._level
+        if level is None or not self._mover.accepts_store(level.tier.name):
+            return False
+        if level.shelf.reservable < len(blocks):
+            return False
+        names = [self._name() for _ in blocks]
+        spilled = self._by_seq[seq] = Spilled(names, tokens, len(names))
+        self._pool.share(blocks)
+        pairs = list(zip(names, blocks, strict=True))
+        self._storing |= {name: (spilled, block) for name, block in pairs}
+        for at in range(0, len(pairs), BATCH):
+            job = Job(Kind.STORE, level.tier.name, [], [])
+            for name, block in pairs[at : at + BATCH]:
+                victims = level.shelf.reserve(name)
+                assert victims is not None, "there was room for all"
+                job.add(name, self._io.view(block), victims)
+            self._mover.submit(job)
+        return True
 
-    def of(self, seq: int) -> Spilled | None:
-        return self._by_seq.get(seq)
+    def _name(self) -> Key:
+        self._count += 1
+        return Key(hashlib.sha256(b"vllm-kv-spill" + self._count.to_bytes(8, "little")).digest())
 
-    def pop(self, seq: int) -> Spilled | None:
-        """The sequence comes back, or has ended: its copies are the caller's now."""
-        return self._by_seq.pop(seq, None)
+    def owns(self, job: Job) -> bool:
+        """Whether a store is one of copies."""
+        return job.keys[0] in self._storing
+
+    def late(self, job: Job) -> None:
+        """The tier may hang: the sequence computes anew; its blocks are held until the job ends."""
+        for name in job.keys:
+            self._storing[name][0].whole = False
+
+    def stored(self, job: Job) -> None:
+        """Copies have been made, or not."""
+        assert self._level is not None
+        shelf = self._level.shelf
+        for name, ok in zip(job.keys, job.ok, strict=True):
+            spilled, block = self._storing.pop(name)
+            self._pool.release([block])
+            if ok:
+                shelf.stored(name, on_device=False)
+                shelf.pin(name)
+            else:
+                shelf.failed(name)
+            spilled.storing -= 1
+            spilled.whole &= ok
+            if not spilled.storing and not spilled.wanted:
+                self._delete_all(spilled)
 
     @property
     def going(self) -> bool:
-        """Whether blocks will be free as soon as their copies are made."""
-        return bool(self._storing)
+        """Whether blocks are about to be free, as their copies are made."""
+        return any(spilled.whole for spilled, _ in self._storing.values())
+
+    # ---- back ---------------------------------------------------------------------------------
+
+    def of(self, seq: int) -> Spilled | None:
+        """The sequence's copies, if they are of any use."""
+        spilled = self._by_seq.get(seq)
+        if spilled is not None and not spilled.whole:
+            self.forget(seq)
+            return None
+        return spilled
+
+    def bring_back(self, seq: int, blocks: list[BlockId]) -> None:
+        """Let `seq` wait for its copies in these blocks, to which it holds references."""
+        assert self._level is not None
+        spilled = self._by_seq.pop(seq)
+        assert not spilled.storing and spilled.whole
+        self._pool.share(blocks)
+        self._loads.begin(
+            (name, Load(block, self._level, private=True))
+            for name, block in zip(spilled.names, blocks, strict=True)
+        )
+        self._loads.await_all(seq, spilled.names)
+
+    def forget(self, seq: int) -> None:
+        """Nobody comes back for the sequence's copies."""
+        spilled = self._by_seq.pop(seq, None)
+        if spilled is not None:
+            spilled.wanted = False
+            if not spilled.storing:
+                self._delete_all(spilled)
+
+    def _delete_all(self, spilled: Spilled) -> None:
+        assert self._level is not None
+        for name in spilled.names:
+            if name in self._level.shelf:
+                self.delete(name)
+
+    def delete(self, name: Key) -> None:
+        """A copy is of no use any more."""
+        assert self._level is not None
+        self._level.shelf.unpin(name)
+        self._level.shelf.discard(name)
+        delete(self._level.tier, name)
 
     def blocks(self) -> list[BlockId]:
-        """Blocks that copies hold a reference to."""
+        """One for each reference that copies hold."""
         return [block for _, block in self._storing.values()]
 
     def check(self) -> None:

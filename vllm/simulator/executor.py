@@ -16,9 +16,9 @@ from vllm.core.request import TokenLogprobs
 from vllm.engine.capacity import Capacity
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import make
-from vllm.kv.hierarchy import Hierarchy, Level
+from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.manager import KVManager
-from vllm.kv.shelf import Shelf
+from vllm.kv.shelf import Level, Shelf
 from vllm.simulator.clock import VirtualClock
 from vllm.simulator.latency import Step, parse
 from vllm.simulator.tiers import ModelledMover, ModelledTier, sleeper

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 
 from vllm.core.clock import Clock
+from vllm.kv.lane import Job
 from vllm.kv.lineage import Key
-from vllm.kv.mover import Job, Mover
+from vllm.kv.mover import Mover
 from vllm.simulator.clock import VirtualClock
 
 
@@ -66,19 +67,22 @@ class ModelledMover(Mover):
         super().__init__(list(tiers), threads=0, asynchronous=True, clock=clock)
         self._bandwidths, self._block_bytes, self._sleep = bandwidths, block_bytes, sleep
         self._free_at = dict.fromkeys(bandwidths, 0.0)
-        self._ends: list[tuple[float, int, Job]] = []
+        self._ends: list[tuple[float, int, float, Job]] = []  # end, order, beginning
         self._order = itertools.count()
 
     def submit(self, job: Job) -> None:
         super().submit(job)
         now = self._clock()
         seconds = len(job.keys) * self._block_bytes / self._bandwidths[job.tier]
-        end = max(now, self._free_at[job.tier]) + seconds
-        self._free_at[job.tier] = end
-        heapq.heappush(self._ends, (end, next(self._order), job))
+        begin = max(now, self._free_at[job.tier])
+        self._free_at[job.tier] = begin + seconds
+        heapq.heappush(self._ends, (begin + seconds, next(self._order), begin, job))
 
     def poll(self) -> tuple[list[Job], list[Job]]:
         self._end_due()
+        for _, _, begin, job in self._ends:
+            if begin <= self._clock() and job.begun is None and not job.withdrawn:
+                self.lanes[job.tier].jobs.begin(job, begin)
         return super().poll()
 
     def wait(self, seconds: float) -> None:
@@ -90,16 +94,14 @@ class ModelledMover(Mover):
 
     def _end_due(self) -> None:
         while self._ends and self._ends[0][0] <= self._clock():
-            _, _, job = heapq.heappop(self._ends)
+            _, _, begin, job = heapq.heappop(self._ends)
+            if job.withdrawn:
+                continue
             lane = self.lanes[job.tier]
-            self._take_queued(job)
+            if job.begun is None:
+                lane.jobs.begin(job, begin)
             self._carry_out(lane, job)
             job.seconds = len(job.keys) * self._block_bytes / self._bandwidths[job.tier]
-
-    def _take_queued(self, job: Job) -> None:
-        """The lane's queue is not used here: the heap is in its place."""
-        queued = self.lanes[job.tier].jobs.get_nowait()
-        assert queued is not None
 
 
 def sleeper(clock: Clock) -> Callable[[float], None]:

@@ -1,0 +1,142 @@
+"""What goes down: blocks are copied before they are about to leave, so that evicting is free.
+
+Nobody asks for stores. What is next in line on the device is copied to the first tier, what is next
+in line there to the second, and what is never about to leave is never copied. An engine that has
+nothing else to do copies everything to every tier that has room, so that a restart finds it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from vllm.core.plan import BlockIO
+from vllm.kv.index import BlockId, Index
+from vllm.kv.lane import Job, Kind
+from vllm.kv.lineage import Key
+from vllm.kv.mover import Mover
+from vllm.kv.pool import BlockPool
+from vllm.kv.shelf import BATCH, Level
+
+
+class WriteBack:
+    """`window`: how many blocks that are next in line have their copies kept ready."""
+
+    def __init__(
+        self,
+        levels: list[Level],
+        mover: Mover,
+        io: BlockIO,
+        pool: BlockPool,
+        index: Index,
+        window: int,
+    ) -> None:
+        self._levels, self._mover, self._io = levels, mover, io
+        self._pool, self._index, self._window = pool, index, window
+        self._reused: OrderedDict[Key, None] = OrderedDict()
+        self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
+        self._refused: set[Key] = set()  # next in line, and the queue took no more
+
+    def used(self, keys: Iterable[Key]) -> None:
+        """These keys served a hit: they are worth keeping when the device lets them go."""
+        for key in keys:
+            self._reused[key] = None
+            self._reused.move_to_end(key)
+        while len(self._reused) > self._reused_limit:
+            self._reused.popitem(last=False)
+
+    def ahead(self) -> None:
+        """Copy down what is next in line to be evicted, as far as the queues take it."""
+        if not self._levels:
+            return
+        first = self._levels[0]
+        # Second uses always go; first uses when the tier has nothing else to do.
+        idle = self._mover.lanes[first.tier.name].waiting == 0
+        soon = self._pool.next_victims(max(0, self._window - self._pool.free - self._pool.pinned))
+        pairs = [
+            (key, block)
+            for key, block in soon
+            if (idle or key in self._reused) and not first.shelf.knows(key)
+        ]
+        self._refused = {key for key, _ in self._store(first, pairs)}
+        for upper, lower in zip(self._levels, self._levels[1:], strict=False):
+            if len(upper.shelf) >= upper.shelf.capacity - self._window:
+                self._cascade(upper, lower, upper.shelf.next_sole(self._window))
+
+    def everything(self) -> None:
+        """Copy all that is cached to each tier, into free room only.
+
+        (Else copies would push each other out for ever.)
+        """
+        for level in self._levels:
+            # At most half of the device: while a tier hangs, what it copies cannot be evicted.
+            room = min(
+                level.shelf.room,
+                self._pool.num_blocks - self._pool.num_blocks // 2 - self._pool.pinned,
+            )
+            cached = self._pool.next_victims(self._pool.num_blocks)
+            pairs = [(key, block) for key, block in cached if not level.shelf.knows(key)]
+            self._store(level, pairs[: max(0, room)])
+        for upper, lower in zip(self._levels, self._levels[1:], strict=False):
+            keys = [key for key in upper.shelf.readable() if not lower.shelf.knows(key)]
+            self._cascade(upper, lower, keys[: lower.shelf.room])
+
+    def _store(self, level: Level, pairs: list[tuple[Key, BlockId]]) -> list[tuple[Key, BlockId]]:
+        """Copy these from the device; returns those that the tier's queue did not take."""
+        for at in range(0, len(pairs), BATCH):
+            if not self._mover.accepts_store(level.tier.name):
+                return pairs[at:]
+            job = Job(Kind.STORE, level.tier.name, [], [])
+            for key, block in pairs[at : at + BATCH]:
+                victims = level.shelf.reserve(key)
+                if victims is not None:
+                    self._pool.pin(key)
+                    job.add(key, self._io.view(block), victims)
+            if job.keys:
+                self._mover.submit(job)
+        return []
+
+    def _cascade(self, upper: Level, lower: Level, keys: list[Key]) -> None:
+        """Copy these from one tier to the next, where they are not yet."""
+        keys = [key for key in keys if not lower.shelf.knows(key)]
+        for at in range(0, len(keys), BATCH):
+            if not self._mover.accepts_store(lower.tier.name):
+                return
+            job = Job(Kind.STORE, lower.tier.name, [], [], source=upper.tier.name)
+            for key in keys[at : at + BATCH]:
+                view = upper.tier.view(key)  # type: ignore[attr-defined]
+                victims = lower.shelf.reserve(key) if view is not None else None
+                if view is not None and victims is not None:
+                    upper.shelf.pin(key)
+                    job.add(key, view, victims)
+            if job.keys:
+                self._mover.submit(job)
+
+    def stored(self, job: Job, level: Level, source: Level | None) -> list[Key]:
+        """A store has ended; the keys that the tier has now."""
+        made = []
+        for key, ok in zip(job.keys, job.ok, strict=True):
+            if source is None:
+                self._pool.unpin(key)
+            else:
+                source.shelf.unpin(key)
+            if ok:
+                level.shelf.stored(key, on_device=self._index.block(key) is not None)
+                made.append(key)
+            else:
+                level.shelf.failed(key)
+        return made
+
+    def evicted(self, keys: list[Key]) -> None:
+        """The device has let these go."""
+        for level in self._levels:
+            for key in keys:
+                level.shelf.device_lost(key)
+        if self._refused:
+            lane = self._mover.lanes[self._levels[0].tier.name]
+            lane.dropped_stores += len(self._refused.intersection(keys))
+            self._refused.difference_update(keys)
+
+    def clear(self) -> None:
+        self._reused.clear()
+        self._refused.clear()
