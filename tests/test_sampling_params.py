@@ -316,7 +316,12 @@ def test_reference_tokens_are_the_whole_output() -> None:
     params = SamplingParams(reference_token_ids=[5, 6])
     assert params.ignore_eos and params.logprobs == 0
     assert SamplingParams(reference_token_ids=[5], logprobs=3).logprobs == 3
-    for other in ({"n": 2}, {"structured_outputs": {"regex": "a"}}):
+    for other in (
+        {"n": 2},
+        {"structured_outputs": {"regex": "a"}},
+        {"stop": "a"},
+        {"stop_token_ids": [6]},
+    ):
         with pytest.raises(VLLMValidationError) as caught:
             SamplingParams(reference_token_ids=[5], **other)
         assert caught.value.parameter == "reference_token_ids"

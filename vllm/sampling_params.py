@@ -50,8 +50,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     The fields from max_cache_tokens to protected_spans override what the engine compresses by; None
     leaves its default, and max_cache_tokens=-1 is None. See docs/compression.md.
-    reference_token_ids: the output is these tokens, whatever the model would say, with their
-    logprobs; they end it.
+    reference_token_ids: the output is these tokens, whatever the model would say, with the logprobs
+    that it gives them (teacher forcing); it ends behind them, whatever max_tokens is.
     """
 
     n: int = 1
@@ -233,10 +233,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
             raise VLLMValidationError(f"{name} must not be empty", parameter=name)
         if self.n != 1:
             raise VLLMValidationError(f"{name} needs n=1", parameter=name)
-        if self.structured_outputs is not None:
-            raise VLLMValidationError(
-                f"{name} and structured_outputs exclude each other", parameter=name
-            )
+        for other in ("structured_outputs", "stop", "stop_token_ids"):
+            if getattr(self, other):
+                raise VLLMValidationError(f"{name} and {other} exclude each other", parameter=name)
         self.ignore_eos, self.logprobs = True, self.logprobs or 0
 
     def _verify_extra_args(self) -> None:

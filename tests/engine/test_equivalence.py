@@ -262,6 +262,27 @@ def test_logprobs_of_an_output_are_those_of_the_same_text_as_a_prompt(kernel):
         assert all(value < 0 for value in mine)
 
 
+def test_reference_tokens_get_the_logprobs_of_the_same_text_as_a_prompt(kernel):
+    engine = make(kernel, num_gpu_blocks_override=9, max_model_len=80)
+    eos = engine.config.model.eos_token_ids[0]
+    given = prompts(engine, [5, 16, 30])
+    texts = [[*reversed(p[:3]), eos, *p] for p in given]
+    requests = [
+        (p, SamplingParams(reference_token_ids=t, max_tokens=1, seed=1))
+        for p, t in zip(given, texts, strict=True)
+    ]
+    ran = run(engine, requests)
+    assert ran.tokens == [[t] for t in texts]
+    for prompt, output in zip(given, ran.outputs, strict=True):
+        made = output.outputs[0]
+        assert made.finish_reason == "length" and made.logprobs is not None
+        mine = [at[t].logprob for at, t in zip(made.logprobs, made.token_ids, strict=True)]
+        asked = greedy(max_tokens=1, prompt_logprobs=0)
+        again = run(engine, [(prompt + made.token_ids, asked)]).outputs[0]
+        told = values(again)[len(prompt) - 1 :]
+        assert mine == pytest.approx([next(iter(at.values())) for at in told], abs=1e-4)
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 46, 47])
 def test_a_sequence_ends_exactly_at_max_model_len(kernel, length):
     """Also where the pool holds that one sequence and no block more."""

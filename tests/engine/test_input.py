@@ -9,6 +9,7 @@ import pytest
 
 from tests.engine.made_tokenizers import EOS, TURN, folder
 from vllm.config import EngineArgs
+from vllm.core.compression import CompressionParams
 from vllm.core.errors import VLLMValidationError
 from vllm.engine.input import InputProcessor
 from vllm.engine.tokenizer import Tokenizer
@@ -157,6 +158,23 @@ def test_ends_of_text_are_the_configs_and_the_tokenizers(tokenizer: Tokenizer) -
     # Ids that the model cannot give would be read past the end of its logits.
     odd = processor(tokenizer, hf_overrides={"eos_token_id": [10**6, -1, end]})
     assert odd.make("id", [1], SamplingParams())[0].eos_token_ids == [end]
+
+
+def test_reference_tokens_must_fit(tokenizer: Tokenizer) -> None:
+    make = processor(tokenizer).make
+    forced = SamplingParams(reference_token_ids=[5] * (MAX_LEN - 4), max_tokens=1)
+    assert make("id", [1] * 4, forced)[0].max_tokens == MAX_LEN - 4
+    assert refused(make, [1] * 5, forced).parameter == "reference_token_ids"
+
+
+def test_wishes_for_compression_become_the_requests(tokenizer: Tokenizer) -> None:
+    asked = SamplingParams(target_compression_rate=0.5, sinks=4)
+    make = processor(tokenizer, enable_kvc=True).make
+    request = make("id", [1] * 4, asked)[0]
+    assert request.compression == CompressionParams(target_compression_rate=0.5, sinks=4)
+    assert make("id", [1] * 4, SamplingParams())[0].compression is None
+    assert refused(make, [1], SamplingParams(max_cache_tokens=32)).parameter == "max_cache_tokens"
+    assert refused(processor(tokenizer).make, [1], asked).parameter == "target_compression_rate"
 
 
 def test_bad_words_are_tokenised_with_and_without_a_space(tokenizer: Tokenizer) -> None:

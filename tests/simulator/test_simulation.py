@@ -136,6 +136,9 @@ def test_what_the_tokens_are(tmp_path: Path) -> None:
     [echo] = llm.generate("The code is", SamplingParams(max_tokens=30), use_tqdm=False)
     assert echo.outputs[0].text.strip() == "The code is"
     assert echo.outputs[0].finish_reason == "stop"
+    forced = SamplingParams(reference_token_ids=[9, 8, 9])
+    [given] = llm.generate("The code is", forced, use_tqdm=False)
+    assert given.outputs[0].token_ids == [9, 8, 9]
     [short] = llm.generate("The code is", SamplingParams(max_tokens=2, logprobs=1), use_tqdm=False)
     assert short.outputs[0].finish_reason == "length"
     assert short.outputs[0].cumulative_logprob == 0.0

@@ -340,8 +340,9 @@ def test_a_row_keeps_nothing_of_its_last_sequence() -> None:
     strange = SamplingParams(
         allowed_token_ids=[5], logprobs=2, top_k=3, top_p=0.5, min_p=0.3, repetition_penalty=2.0
     )
+    forced = SamplingParams(reference_token_ids=[7])
     logits = some_logits(random.Random(2), 1)
-    for seq, params in enumerate([strange, SamplingParams(temperature=0)]):
+    for seq, params in enumerate([strange, forced, SamplingParams(temperature=0)]):
         new = NewSequence(seq, [1, 2], 2, params, 0)
         plan = StepPlan(
             [seq], *np.zeros((2, 1), np.int32), np.ones(1, bool), [[]], [new], [seq - 1]
@@ -375,6 +376,20 @@ def test_logprobs_are_those_of_the_model_whatever_the_rules() -> None:
         assert told[i].rank == len(better) + 1
         best = sorted(expected[i].tolist(), reverse=True)[:count]
         assert told[i].logprobs[1:] == pytest.approx(best)
+
+
+def test_reference_tokens_come_whatever_is_likely() -> None:
+    rng = random.Random(5)
+    logits = some_logits(rng, 4)
+    forced = SamplingParams(reference_token_ids=[EOS, 9, EOS], allowed_token_ids=[1])
+    batch = [Row(forced, output=[EOS, 9, EOS][:k]) for k in range(3)]
+    batch.append(Row(SamplingParams(temperature=0)))
+    tokens, told = sample(logits, batch)
+    assert tokens.tolist() == [EOS, 9, EOS, int(logits[3].argmax())]
+    expected = torch.log_softmax(logits, -1)
+    for i in range(3):
+        assert told[i].ids == [tokens[i]]
+        assert told[i].logprobs == pytest.approx([float(expected[i, tokens[i]])])
 
 
 def test_nobody_asks_for_logprobs() -> None:

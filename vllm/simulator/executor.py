@@ -111,7 +111,9 @@ class SimulatedExecutor:
         return _mixed(_mixed(self._seed + (sum(what.encode()) << 32)) ^ number) / 2**64
 
     def _next(self, seq: int, new: NewSequence) -> int:
-        made = self._made[seq]
+        made, reference = self._made[seq], new.params.reference_token_ids
+        if reference is not None:
+            return reference[made]
         if self._config.mode == "echo":
             return new.tokens[made] if made < new.prompt_len else self._end(new)
         if self._config.mode == "trace":

@@ -55,6 +55,7 @@ class Sampler:
         self.logprobs = np.full(capacity, -2, dtype=np.int64)
         self.prompt_logprobs = np.full(capacity, -2, dtype=np.int64)
         self._rules: dict[int, _Rule] = {}  # of the rows that need one
+        self._references: dict[int, list[int]] = {}  # outputs that are given, by row
 
     def set_row(self, row: int, new: NewSequence) -> None:
         p = new.params
@@ -71,6 +72,9 @@ class Sampler:
             self._rules.pop(row, None)
         else:
             self._rules[row] = rule
+        self._references.pop(row, None)
+        if p.reference_token_ids is not None:
+            self._references[row] = p.reference_token_ids
         self._grammars.end(row)
         if new.grammar is not None:
             output = new.tokens[new.prompt_len :]
@@ -118,6 +122,8 @@ class Sampler:
             uniform = uniforms(self.seed[mine], state.length[mine])
             tokens[at] = draw(scaled, self.top_k[mine], self.top_p[mine], self.min_p[mine], uniform)
         chosen = tokens.numpy()
+        if self._references:
+            self._force(chosen, rows, state)
         if self._grammars:
             for row, token in zip(rows.tolist(), chosen.tolist(), strict=True):
                 if row in self._grammars:
@@ -128,6 +134,13 @@ class Sampler:
         for i, line in zip(wanted, raw, strict=True):
             told[i] = token_logprobs(line, int(chosen[i]), int(asked[i]))
         return chosen, told
+
+    def _force(self, chosen: np.ndarray, rows: np.ndarray, state: Rows) -> None:
+        """Teacher forcing: what was sampled gives way to the reference's next token."""
+        for i, row in enumerate(rows.tolist()):
+            reference = self._references.get(row)
+            if reference is not None:
+                chosen[i] = reference[state.length[row] - state.prompt_len[row]]
 
     def _penalise(self, logits: Tensor, rows: np.ndarray, state: Rows) -> None:
         """Presence and frequency count the output; repetition counts prompt and output (CTRL's)."""

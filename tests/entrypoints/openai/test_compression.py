@@ -129,6 +129,16 @@ async def test_reference_tokens_need_no_compression(
     assert engine.asked[0].params.reference_token_ids == [7, 8]
 
 
+async def test_reference_tokens_and_a_forced_format(client: httpx.AsyncClient) -> None:
+    body = BODIES[CHAT] | {
+        "reference_token_ids": [7, 8],
+        "response_format": {"type": "json_object"},
+    }
+    answer = await client.post(CHAT, json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "reference_token_ids"
+
+
 # ---- what the usage tells -----------------------------------------------------------------------
 
 

@@ -141,6 +141,11 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
         params.protected_spans = [*(params.protected_spans or []), *spans]
     check_compression(server.engine.config, params, len(ids))
     if tools.structure is not None:
+        if params.reference_token_ids is not None:
+            raise VLLMValidationError(
+                "reference_token_ids and forced tool calls or formats exclude each other",
+                parameter="reference_token_ids",
+            )
         params.structured_outputs = tools.structure
     if tools.shows_special and body.skip_special_tokens is None:
         params.skip_special_tokens = False
