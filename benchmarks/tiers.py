@@ -99,7 +99,7 @@ def engine(folder: Path, blocks: int, **more: Any) -> LLMEngine:
 def multi_turn(served: LLMEngine, seed: int) -> float:
     """Seconds for all sessions' later turns; a session asks again once all others have."""
     rng = random.Random(seed)
-    served.reset_prefix_cache()
+    served.reset_prefix_cache(reset_connector=True)
     histories = [[rng.randrange(10, 30000) for _ in range(FIRST)] for _ in range(SESSIONS)]
     params = SamplingParams(temperature=0, max_tokens=ANSWER, ignore_eos=True)
     start = 0.0

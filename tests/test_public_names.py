@@ -43,6 +43,9 @@ DOORS = {
     "vllm.utils": ["FlexibleArgumentParser"],
     "vllm.utils.argparse_utils": ["FlexibleArgumentParser"],
     "vllm.tokenizers": ["get_tokenizer"],
+    "vllm.lora.request": ["LoRARequest"],
+    "vllm.renderers.hf": ["resolve_chat_template"],
+    "vllm.entrypoints.chat_utils": ["resolve_hf_chat_template"],
 }
 
 

@@ -43,6 +43,9 @@ DOORS = {
     "v1",
     "engine.arg_utils",
     "engine.async_llm_engine",
+    "entrypoints.chat_utils",
+    "lora",
+    "renderers",
 }
 PUBLIC = set(vllm.__all__)
 ASIDE = {

@@ -15,10 +15,12 @@ def get_tokenizer(
     trust_remote_code: bool = False,
     revision: str | None = None,
     download_dir: str | None = None,
+    **kwargs: Any,
 ) -> Any:
     """The transformers tokenizer of a folder or hub id. Raises ValueError when there is none.
 
-    `trust_remote_code` has no effect: code from model folders is never run.
+    `trust_remote_code` has no effect: code from model folders is never run. What else is given is
+    for transformers, as add_bos_token.
     """
     if tokenizer_mode != "auto":
         raise ValueError(f"tokenizer_mode must be auto, not {tokenizer_mode!r}")
@@ -29,6 +31,10 @@ def get_tokenizer(
         weights=False,
         tokenizer_only=True,
     )
+    if kwargs:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **kwargs)
     return Tokenizer(folder).hf()
 
 

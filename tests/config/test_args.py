@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ OTHER_VALUES: dict[str, Any] = {
     "max_num_queued_reqs": 11,
     "max_num_queued_tokens": 12,
     "disable_log_stats": True,
+    "tokenizer_revision": "v2",
+    "profiler_config": {"torch_profiler_dir": "somewhere"},
 }
 
 # These need prefix caching, which the table above turns off.
@@ -114,6 +117,8 @@ def as_flags(values: dict[str, Any], dash: str = "-") -> list[str]:
         name = name.replace("_", dash)
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no{dash}{name}")
+        elif isinstance(value, list):
+            words += [f"--{name}", *value]
         elif isinstance(value, dict):
             words += [f"--{name}", json.dumps(value)]
         else:
@@ -181,6 +186,85 @@ def test_no_tiers_and_no_window_unless_asked_for() -> None:
     assert EngineArgs(kv_offloading_size=1).create_engine_config().cache.tiers is not None
 
 
+REFUSED_VALUES: dict[str, Any] = {
+    "pipeline_parallel_size": 2,
+    "data_parallel_size": 2,
+    "enable_expert_parallel": True,
+    "enable_lora": True,
+    "lora_modules": ["a=b"],
+    "speculative_config": {"method": "ngram"},
+    "quantization": "awq",
+    "kv_cache_dtype": "fp8",
+    "cpu_offload_gb": 1.0,
+    "kv_transfer_config": {"kv_connector": "x"},
+    "limit_mm_per_prompt": {"image": 1},
+    "mm_processor_kwargs": {"a": 1},
+    "runner": "pooling",
+    "convert": "embed",
+    "task": "embed",
+    "pooler_config": {"a": 1},
+    "logits_processors": ["a.b"],
+    "worker_cls": "a.B",
+    "worker_extension_cls": "a.B",
+    "scheduler_cls": "a.B",
+}
+IDLE_VALUES: dict[str, Any] = {
+    "max_lora_rank": 8,
+    "max_loras": 2,
+    "enable_sleep_mode": True,
+    "async_scheduling": True,
+    "disable_custom_all_reduce": True,
+    "compilation_config": {"level": 3},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_VALUES)
+def test_what_is_not_implemented_is_refused_by_name(name: str) -> None:
+    reason = next(f.metadata["help"] for f in dataclasses.fields(EngineArgs) if f.name == name)
+    with pytest.raises(ValueError, match=f"^{name}: {re.escape(reason)}"):
+        EngineArgs(**{name: REFUSED_VALUES[name]}).create_engine_config()
+    parsed = parse(*as_flags({name: REFUSED_VALUES[name]}))
+    assert getattr(parsed, name) == REFUSED_VALUES[name]
+
+
+def test_what_asks_for_nothing_is_accepted() -> None:
+    plain = EngineArgs().create_engine_config()
+    neutral = {"task": "generate", "runner": "generate", "quantization": None, "lora_modules": []}
+    assert EngineArgs(**IDLE_VALUES, **neutral).create_engine_config() == plain
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--hf-overrides.a", "1"], {"a": 1}),
+        (["--hf_overrides.rope_scaling.my_factor=2.5"], {"rope_scaling": {"my_factor": 2.5}}),
+        (["--hf-overrides.a", "x", "--hf-overrides.b", "[1, 2]"], {"a": "x", "b": [1, 2]}),
+        (["--hf-overrides.a", "1", "--hf-overrides", '{"a": 2, "b": 3}'], {"a": 2, "b": 3}),
+        (["--hf-overrides", '{"b": {"c": 1}}', "--hf-overrides.b.d", "2"], {"b": {"c": 1, "d": 2}}),
+        (["--hf-overrides.a=x=y"], {"a": "x=y"}),
+    ],
+)
+def test_keys_behind_dots(words: list[str], expected: dict[str, Any]) -> None:
+    assert parse(*words).hf_overrides == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seed.a", "1"], "seed.a"),
+        (["--hf-overides.a", "1"], "did you mean --hf-overrides"),
+        (["--hf-overrides.a", "1", "--hf-overrides.a.b", "1"], "'a' is not an object"),
+        (["--hf-overrides", "[1]"], "not a JSON object"),
+    ],
+)
+def test_keys_behind_dots_that_cannot_be(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [
@@ -206,13 +290,9 @@ def test_tiers_that_cannot_be(values: dict[str, Any], says: str) -> None:
 def test_the_table_above_names_every_argument() -> None:
     """So that an argument that is added is tested too."""
     defaults = dataclasses.asdict(EngineArgs())
-    apart = set(CompressionArgs.__dataclass_fields__)  # tests/config/test_compression.py
-    named = set(OTHER_VALUES) | set(TIER_VALUES) | set(SIMULATOR_VALUES) | apart
-    assert set(defaults) - named == {
-        PREFETCH,
-        "tokenizer_mode",
-        "tensor_parallel_size",
-    }
+    apart = CompressionArgs.__dataclass_fields__  # tests/config/test_compression.py
+    tested = {*OTHER_VALUES, *TIER_VALUES, *SIMULATOR_VALUES, *REFUSED_VALUES, *IDLE_VALUES, *apart}
+    assert set(defaults) - tested == {PREFETCH, "tokenizer_mode", "tensor_parallel_size"}
     assert all(OTHER_VALUES[name] != defaults[name] for name in OTHER_VALUES)
 
 

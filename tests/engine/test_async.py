@@ -271,6 +271,55 @@ async def test_calls(engine, recorder):
     assert await engine.call("check") is True
 
 
+@pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
+async def test_sleep_by_what_becomes_of_requests(engine, recorder, mode):
+    tokens, params = prompt(engine, 40, 9), greedy(max_tokens=150)
+    expected = await whole(engine, tokens, params, f"alone-{mode}")
+    under_way = asyncio.create_task(whole(engine, tokens, params, f"under-way-{mode}"))
+    await asyncio.sleep(0.05)
+    await engine.sleep(1, mode)
+    assert await engine.is_sleeping() is True
+    later = asyncio.create_task(whole(engine, tokens, params, f"later-{mode}"))
+    await asyncio.sleep(0.1)
+    assert under_way.done() is (mode != "keep")
+    assert not later.done()
+    assert await engine.wake_up(["kv_cache"]) is False
+    assert await engine.wake_up() is True
+    got = await under_way
+    if mode == "abort":
+        assert got.finish_reason == "abort"
+    else:
+        assert got.token_ids == expected.token_ids
+    assert (await later).token_ids == expected.token_ids
+    await nothing_runs(engine, recorder)
+
+
+async def test_calls_that_the_core_refuses(engine):
+    for call in (
+        engine.sleep(7),
+        engine.sleep(1, "now"),
+        engine.wake_up(["everything"]),
+        engine.start_profile(),
+        engine.collective_rpc("execute"),
+        engine.collective_rpc(print),
+    ):
+        with pytest.raises(VLLMValidationError):
+            await call
+    assert await engine.is_sleeping() is False
+    assert await engine.collective_rpc("check_health") == [True]
+
+
+async def test_outputs_of_one_request_are_one_in_the_queue():
+    engine = make(max_num_queued_reqs=2, max_num_seqs=1)
+    many = greedy(n=8, temperature=1.0, max_tokens=20)
+    stream = engine.generate(prompt(engine, 5), many, "many")
+    await anext(stream)  # one runs, and seven wait behind it
+    others = [whole(engine, prompt(engine, 5), greedy(max_tokens=1), str(i)) for i in range(2)]
+    await asyncio.gather(*others)
+    assert [output async for output in stream][-1].finished
+    engine.shutdown()
+
+
 async def test_the_socket_folder_is_private(engine):
     folder = engine._process.folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -53,7 +53,7 @@ def make(kernel: str, **options) -> LLMEngine:
     )
     engine = LLMEngine.from_engine_args(args)
     core, executor = engine.core, engine.core.executor
-    arena, plain = executor.runner.kv, executor.execute
+    arena, plain = executor.model_runner.kv, executor.execute
     arena.fill_(math.nan)
 
     def execute(plan):

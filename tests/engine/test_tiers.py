@@ -110,7 +110,7 @@ def test_a_restart_finds_the_disk(tmp_path, expected):
 def test_reset_clears_all_tiers(tmp_path, expected):
     engine = tiered(tmp_path, host=6)
     run(engine, prompts())
-    assert engine.core.reset_prefix_cache()
+    assert engine.core.reset_prefix_cache(below=True)
     cold = run(engine, prompts())
     assert tokens(cold) == expected
     assert cached(cold) == 0

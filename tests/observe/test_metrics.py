@@ -20,6 +20,7 @@ GAUGES = """
     num_requests_running num_requests_waiting num_requests_waiting_by_reason kv_cache_usage_perc
     gpu_prefix_cache_hit_rate cpu_prefix_cache_hit_rate disk_prefix_cache_hit_rate
     shared_prefix_cache_hit_rate kv_tier_capacity kv_tier_blocks kv_tier_queued
+    engine_sleep_state
 """
 HISTOGRAMS = """
     time_to_first_token_seconds inter_token_latency_seconds request_time_per_output_token_seconds
@@ -101,7 +102,7 @@ def test_every_sample_is_there_before_there_is_traffic(metrics: Metrics) -> None
             assert list(metric.buckets)[-1] == "+Inf"
         else:
             assert isinstance(metric, (Counter, Gauge))
-            assert metric.value == 0
+            assert metric.value == (metric.labels.get("sleep_state") == "awake")
     for reason in FINISH_REASONS:
         assert value(metrics, "request_success_total", finished_reason=reason) == 0
     assert value(metrics, "prompt_tokens_by_source_total", source="local_compute") == 0

@@ -119,7 +119,8 @@ class Drive:
     def step(self) -> StepPlan:
         self.now += 1
         scheduler = self.scheduler
-        queued = bool(scheduler.waiting or scheduler.running or scheduler.in_transfer)
+        here = scheduler.waiting or scheduler.running or scheduler.in_transfer
+        queued = bool(here) and not scheduler.paused
         plan = self.scheduler.schedule(self.now)
         assert bool(plan.seqs) == queued or self.may_pause(), (
             "a step with something to do does something"
@@ -220,7 +221,7 @@ class Drive:
         assert not scheduler.loading
         assert not scheduler._arrived
         assert not self.kv._computing
-        assert scheduler._waiting_tokens == 0
+        assert scheduler._queued_reqs == scheduler._queued_tokens == 0
         assert not self.kv._tables
         assert self.kv.usage == 0
         assert pool._refs == [0] * pool.num_blocks

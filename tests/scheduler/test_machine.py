@@ -89,6 +89,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.drive.scheduler.end([key]) if known else self.drive.end(key)
             self.drive.scheduler.check()
 
+    @rule(held=st.booleans())
+    def sleep(self, held):
+        """Nothing is planned, and nothing is lost; `held`: KVs stay where they are."""
+        self.drive.scheduler.paused = True
+        if not held:
+            self.drive.scheduler.requeue()
+            assert not self.drive.kv._tables and self.drive.kv.reset()
+        self.drive.scheduler.check()
+        assert not self.drive.step().seqs
+        assert not self.drive.scheduler.has_work
+        self.drive.scheduler.paused = False
+
     @rule()
     def reset(self):
         held = any(

@@ -1,7 +1,14 @@
 """Configuration: frozen once made, unknown keys are errors."""
 
 from vllm.config.args import AsyncEngineArgs, EngineArgs
-from vllm.config.engine import CacheConfig, DeviceConfig, LoadConfig, SchedulerConfig, VllmConfig
+from vllm.config.engine import (
+    CacheConfig,
+    DeviceConfig,
+    LoadConfig,
+    ProfilerConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
 from vllm.config.model import ModelConfig
 
 __all__ = [
@@ -11,6 +18,7 @@ __all__ = [
     "EngineArgs",
     "LoadConfig",
     "ModelConfig",
+    "ProfilerConfig",
     "SchedulerConfig",
     "VllmConfig",
 ]

@@ -9,7 +9,7 @@ import logging
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from vllm.config import hub
 from vllm.config.compression_args import CompressionArgs
@@ -18,6 +18,7 @@ from vllm.config.engine import (
     DeviceConfig,
     EventsConfig,
     LoadConfig,
+    ProfilerConfig,
     SchedulerConfig,
     SimulatorConfig,
     TierConfig,
@@ -33,6 +34,7 @@ from vllm.config.model import (
     resolve_dtype,
     resolve_max_len,
 )
+from vllm.config.refused import Refused
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +56,7 @@ EVICTION_POLICIES = (
 
 
 @dataclass
-class EngineArgs(CompressionArgs):
+class EngineArgs(CompressionArgs, Refused):
     """Every argument of the engine. An unknown keyword is a TypeError, as for any dataclass.
 
     `create_engine_config` checks them and raises ValueError naming the argument at fault.
@@ -82,6 +84,9 @@ class EngineArgs(CompressionArgs):
         None, "Model", "Context length, prompt and output together; 8K means 8192.", size=True
     )
     revision: str | None = flag(None, "Model", "Branch, tag or commit of a hub model.")
+    tokenizer_revision: str | None = flag(
+        None, "Model", "The same of a tokenizer that is given apart from the model."
+    )
     hf_overrides: dict[str, Any] = flag(None, "Model", "JSON object laid over config.json.")
     generation_config: str = flag(
         "auto",
@@ -208,6 +213,13 @@ class EngineArgs(CompressionArgs):
     kv_cache_metrics_sample: float = flag(
         0.01, "Observability", "Share of the blocks that are sampled for it."
     )
+    profiler_config: dict[str, Any] = flag(
+        None,
+        "Observability",
+        "JSON object: torch_profiler_dir (also VLLM_TORCH_PROFILER_DIR), "
+        "torch_profiler_record_shapes, torch_profiler_with_stack, torch_profiler_with_memory, "
+        "max_iterations.",
+    )
 
     def __post_init__(self) -> None:
         """Programs may give paths and torch's dtypes where flags are text, and -1 for auto."""
@@ -278,6 +290,7 @@ class EngineArgs(CompressionArgs):
 
     def create_engine_config(self, *, serving: bool = False) -> VllmConfig:
         """Check everything and read the model's files (not its weights). Raises ValueError."""
+        self.refuse()
         check_types(self)
         if self.tensor_parallel_size != 1:
             raise ValueError("tensor_parallel_size: only 1 is supported for now")
@@ -298,6 +311,7 @@ class EngineArgs(CompressionArgs):
             prefix_metrics=self._prefix_metrics(),
             simulator=self._simulator(),
             compression=self.compression(model, self.seed),
+            profiler=self._profiler(),
         )
 
     @property
@@ -330,6 +344,28 @@ class EngineArgs(CompressionArgs):
             failures=parse_failures(self.simulator_failures),
         )
 
+    def _profiler(self) -> ProfilerConfig | None:
+        given = dict(self.profiler_config or {})
+        if given.pop("profiler", "torch") != "torch":
+            raise ValueError("profiler_config.profiler: only torch is supported")
+        given.setdefault("torch_profiler_dir", os.environ.get("VLLM_TORCH_PROFILER_DIR"))
+        hints = get_type_hints(ProfilerConfig)
+        for name, value in given.items():
+            if name not in hints:
+                raise ValueError(
+                    f"profiler_config.{name} is not known; there are {', '.join(hints)}"
+                )
+            if name != "torch_profiler_dir" and type(value) is not hints[name]:
+                raise ValueError(f"profiler_config.{name} must be of type {hints[name].__name__}")
+        if not given["torch_profiler_dir"]:
+            if self.profiler_config:
+                raise ValueError("profiler_config needs torch_profiler_dir")
+            return None
+        config = ProfilerConfig(**given)
+        if config.max_iterations < 1:
+            raise ValueError("profiler_config.max_iterations must be at least 1")
+        return config
+
     def _model(self) -> ModelConfig:
         folder = hub.resolve(
             self.model,
@@ -340,7 +376,11 @@ class EngineArgs(CompressionArgs):
         tokenizer = folder
         if self.tokenizer:
             tokenizer = hub.resolve(
-                self.tokenizer, download_dir=self.download_dir, weights=False, tokenizer_only=True
+                self.tokenizer,
+                revision=self.tokenizer_revision,
+                download_dir=self.download_dir,
+                weights=False,
+                tokenizer_only=True,
             )
         hf = read_json(folder / "config.json") | self._geometry() | (self.hf_overrides or {})
         generation, eos = read_generation(

@@ -85,6 +85,17 @@ class SimulatorConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfilerConfig:
+    """What torch's profiler records, and where to."""
+
+    torch_profiler_dir: str
+    torch_profiler_record_shapes: bool = False
+    torch_profiler_with_stack: bool = False
+    torch_profiler_with_memory: bool = False
+    max_iterations: int = 1000  # steps, after which it stops by itself
+
+
+@dataclass(frozen=True, slots=True)
 class VllmConfig:
     """All that an engine is built from."""
 
@@ -97,3 +108,4 @@ class VllmConfig:
     prefix_metrics: str | None = None  # path and beginning of two files' names
     simulator: SimulatorConfig | None = None
     compression: CompressionSettings | None = None  # None: no request is compressed
+    profiler: ProfilerConfig | None = None

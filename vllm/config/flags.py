@@ -82,6 +82,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = self._with_config([_dashed(w) for w in (sys.argv[1:] if args is None else args)])
+        words = self._without_dots(words)
         parsed, unknown = self.parse_known_args(words, namespace)
         if unknown:
             known = [o for action in self._actions for o in action.option_strings]
@@ -148,6 +149,42 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
             positional.append(words.pop(0))
         return positional + before + words
 
+    def _without_dots(self, words: list[str]) -> list[str]:
+        """`--name.key.deeper VALUE`, as often as wished, becomes one `--name JSON`.
+
+        A value is read as JSON where it is that, else as text. Where `--name JSON` is given too,
+        the keys are laid over it.
+        """
+        takers = {o for a in self._actions if a.type is _json_object for o in a.option_strings}
+        kept: list[str] = []
+        given: dict[str, dict[str, Any]] = {}
+        left = iter(words)
+        for word in left:
+            option, equals, value = word.partition("=")
+            name, dot, path = option.partition(".")
+            if name not in takers:
+                kept.append(word)
+                continue
+            if not equals:
+                value = next(left, "")
+            whole = given.setdefault(name, {})
+            if not dot:
+                try:
+                    whole.update(_json_object(value))
+                except argparse.ArgumentTypeError as error:
+                    self.error(f"argument {name}: {error}")
+                continue
+            *above, last = path.split(".")
+            for key in above:
+                whole = whole.setdefault(key, {})
+                if not isinstance(whole, dict):
+                    self.error(f"argument {option}: {key!r} is not an object")
+            try:
+                whole[last] = json.loads(value)
+            except json.JSONDecodeError:
+                whole[last] = value
+        return kept + [f"{name}={json.dumps(value)}" for name, value in given.items()]
+
     def _has_positional(self, words: list[str]) -> bool:
         alone, _ = self.parse_known_args(words)
         given = [getattr(alone, a.dest, None) for a in self._actions if not a.option_strings]
@@ -155,10 +192,11 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
 
 
 def _dashed(word: str) -> str:
+    """Underscores of a flag's name as dashes; keys behind a dot are the user's own."""
     if not word.startswith("--"):
         return word
-    name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value
+    name, rest = re.fullmatch(r"([^=.]*)(.*)", word, re.DOTALL).groups()  # type: ignore[union-attr]
+    return str(name).replace("_", "-") + str(rest)
 
 
 def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str] = ()) -> None:
@@ -206,15 +244,14 @@ def check_types(args: Any) -> None:
         if "group" not in f.metadata or (value is None and f.default is None):
             continue
         kind, choices = _scalar(hints[f.name]), f.metadata["choices"]
-        many = f.metadata["many"]
-        if many and not isinstance(value, (list, tuple)):
+        if f.metadata["many"] and not isinstance(value, (list, tuple)):
             raise ValueError(f"{f.name} must be a list of {kind.__name__}, not {value!r}")
-        for one in value if many else [value]:
+        for one in value if f.metadata["many"] else [value]:
             right = isinstance(one, (int, float) if kind is float else kind)
             if not right or (isinstance(one, bool) and kind is not bool):
                 raise ValueError(f"{f.name} must be of type {kind.__name__}, not {one!r}")
-        if choices is not None and value not in choices:
-            raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {value!r}")
+            if choices is not None and one not in choices:
+                raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {one!r}")
 
 
 def _scalar(hint: Any) -> type:

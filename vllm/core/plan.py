@@ -7,8 +7,9 @@ outputs = scheduler.update(plan, result)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -80,5 +81,30 @@ class Executor(Protocol):
     def blocks(self) -> BlockIO: ...
 
     def execute(self, plan: StepPlan) -> StepResult: ...
+
+    def give_back(self, part: str) -> None:
+        """Free the memory of `weights` or `kv_cache`; the content is lost. Again is no error."""
+        ...
+
+    def take_again(self, part: str) -> None:
+        """Have that memory: weights as they were, KVs undefined. No error if it is there."""
+        ...
+
+    def start_profile(self) -> str:
+        """The folder that the profile will be in. Raises VLLMValidationError."""
+        ...
+
+    def stop_profile(self) -> str:
+        """The file that was written. Raises VLLMValidationError."""
+        ...
+
+    def collective_rpc(
+        self, method: str | Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """Call a worker's method by name, or a function with the worker, on every rank.
+
+        Returns what each returned. Raises VLLMValidationError for a name that is not offered.
+        """
+        ...
 
     def shutdown(self) -> None: ...

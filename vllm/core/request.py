@@ -130,6 +130,7 @@ class Reply(msgspec.Struct, omit_defaults=True, tag="reply"):
     number: int
     result: object = None
     error: str | None = None
+    invalid: bool = False  # the error is the caller's fault
 
 
 class Ready(msgspec.Struct, tag="ready"):

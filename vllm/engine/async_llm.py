@@ -33,6 +33,7 @@ from vllm.engine.input import InputProcessor
 from vllm.engine.llm_engine import make_tokenizer
 from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
 from vllm.engine.process import CoreProcess, decode_from_core, encode
+from vllm.engine.sleep import LEVELS
 from vllm.grammar import COMPILE_SECONDS, compile_grammar
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
@@ -40,6 +41,9 @@ from vllm.sampling_params import SamplingParams
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 30.0  # seconds
+LOAD_TIMEOUT = 1800.0  # seconds; of calls that read a model's weights or write a profile
+DRAIN_LOOK = 0.02  # seconds between looks at what still runs
+SLEEP_MODES = ("abort", "wait", "keep")
 LAST_WORDS = 0.2  # seconds in which a core that has ended may still be heard to say why
 Answer = RequestOutput | Exception
 
@@ -75,6 +79,8 @@ class AsyncLLM:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reader: asyncio.Task[None] | None = None
         self._loaded = asyncio.Event()
+        self._open = asyncio.Event()  # cleared while the engine is put to sleep
+        self._open.set()
         self._process = process
         self._sending: asyncio.Future[Any] | None = None
         self._context = zmq.asyncio.Context()
@@ -112,6 +118,7 @@ class AsyncLLM:
         Raises VLLMValidationError, QueueFullError or EngineDeadError; see `EngineClient`.
         """
         await self.is_ready()
+        await self._open.wait()
         if request_id in self._names:
             raise VLLMValidationError(
                 f"a request with the id {request_id} is running already", parameter="request_id"
@@ -167,23 +174,93 @@ class AsyncLLM:
         counts: dict[str, int] = await self.call("dump_prefix_metrics")  # type: ignore[assignment]
         return counts
 
-    async def reset_prefix_cache(self) -> bool:
-        return bool(await self.call("reset_prefix_cache"))
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget the device's cached KVs, and with `reset_connector` those of slower tiers.
+
+        False while requests hold some; with `reset_running_requests` they are computed again.
+        """
+        return bool(await self.call("reset_prefix_cache", reset_running_requests, reset_connector))
 
     async def cache_session(
         self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
     ) -> int:
         return int(str(await self.call("cache_session", session, verb, ttl, salt)))
 
-    async def call(self, method: str, *args: object) -> object:
-        """Call one of the core's methods (`process.CALLABLE`). Raises RuntimeError if it fails."""
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Plan nothing and give memory back (see `engine.sleep`) until `wake_up`.
+
+        mode: what becomes of requests that are under way: abort, wait (for their ends) or keep
+        (they go on afterwards). Later ones wait. Raises VLLMValidationError.
+        """
+        if mode not in SLEEP_MODES:
+            raise VLLMValidationError(
+                f"mode must be one of {', '.join(SLEEP_MODES)}", parameter="mode", value=mode
+            )
+        if level not in LEVELS:
+            raise VLLMValidationError("level must be 0, 1 or 2", parameter="level", value=level)
+        await self.is_ready()
+        self._open.clear()
+        try:
+            if mode == "abort":
+                for request_id in list(self._names):
+                    await self.abort(request_id)
+            while mode == "wait" and self._names:
+                await asyncio.sleep(DRAIN_LOOK)
+            await self.call("sleep", level)
+        finally:
+            self._open.set()
+
+    async def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Wake all, or only these of weights, kv_cache, scheduling. Whether nothing sleeps now.
+
+        Raises VLLMValidationError for another tag.
+        """
+        return bool(await self.call("wake_up", tags, timeout=LOAD_TIMEOUT))
+
+    async def is_sleeping(self) -> bool:
+        return bool(await self.call("is_sleeping"))
+
+    async def start_profile(self) -> str:
+        """The folder that the profile will be in. Raises VLLMValidationError."""
+        return str(await self.call("start_profile"))
+
+    async def stop_profile(self) -> str:
+        """The file that was written. Raises VLLMValidationError."""
+        return str(await self.call("stop_profile", timeout=LOAD_TIMEOUT))
+
+    async def collective_rpc(
+        self,
+        method: str,
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a worker's method by its name on every rank. Raises VLLMValidationError."""
+        if not isinstance(method, str):
+            raise VLLMValidationError(
+                "a function cannot be sent to the engine's process; use LLM", parameter="method"
+            )
+        seconds = CALL_TIMEOUT if timeout is None else timeout
+        result = await self.call(
+            "collective_rpc", method, list(args), kwargs or {}, timeout=seconds
+        )
+        assert isinstance(result, list)
+        return result
+
+    async def call(self, method: str, *args: object, timeout: float = CALL_TIMEOUT) -> object:
+        """Call one of the core's methods (`process.CALLABLE`).
+
+        Raises VLLMValidationError for bad arguments, RuntimeError if it fails, TimeoutError.
+        """
         await self.is_ready()
         number = next(self._numbers)
         future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self._calls[number] = future
         try:
             await self._send(Call(number, method, list(args)))
-            return await asyncio.wait_for(future, CALL_TIMEOUT)
+            return await asyncio.wait_for(future, timeout)
         finally:
             self._calls.pop(number, None)
 
@@ -240,6 +317,8 @@ class AsyncLLM:
                 if future is not None and not future.done():
                     if message.error is None:
                         future.set_result(message.result)
+                    elif message.invalid:
+                        future.set_exception(VLLMValidationError(message.error))
                     else:
                         future.set_exception(RuntimeError(message.error))
             case Ready():
@@ -266,6 +345,7 @@ class AsyncLLM:
             logger.error("The engine died: %s", reason)
         self._dead = EngineDeadError(reason)
         self._loaded.set()
+        self._open.set()
         for queue in self._queues.values():
             queue.put_nowait(self._dead)
         for future in self._calls.values():

@@ -8,8 +8,8 @@ outputs = scheduler.update(plan, result)
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from vllm.config import VllmConfig
 from vllm.config.engine import TierConfig
@@ -19,6 +19,7 @@ from vllm.core.errors import VLLMValidationError
 from vllm.core.plan import Executor, StepPlan
 from vllm.core.request import EngineRequest, StepOutputs
 from vllm.engine.capacity import Capacity, capacity
+from vllm.engine.sleep import Sleep
 from vllm.kv.events import Events, Publisher
 from vllm.kv.manager import KVManager
 from vllm.kv.sessions import VERBS
@@ -77,6 +78,7 @@ class EngineCore:
             kv.pool.residency = Residency(config.cache.metrics_sample)
         if config.prefix_metrics is not None:
             self.scheduler.prefix_metrics = PrefixMetrics(config.prefix_metrics, self._clock())
+        self._sleep = Sleep(self.scheduler, self.executor)
 
     @property
     def has_work(self) -> bool:
@@ -112,8 +114,36 @@ class EngineCore:
         if tiers is not None and len(plan.seqs) and plan.num_tokens >= 16 * len(plan.seqs):
             tiers.cost.prefilled(plan.num_tokens, seconds)
 
-    def reset_prefix_cache(self) -> bool:
-        return self.scheduler.kv.reset()
+    def reset_prefix_cache(self, running: bool = False, below: bool = False) -> bool:
+        """Forget the device's cached KVs; with `below`, also those of slower tiers.
+
+        False, and nothing is forgotten, while requests hold some of them; with `running`, those
+        requests give them up and compute them again.
+        """
+        if running:
+            self.scheduler.requeue()
+        return self.scheduler.kv.reset(below=below)
+
+    def sleep(self, level: int = 1) -> None:
+        """Stop planning and give memory back; see `engine.sleep`."""
+        self._sleep.begin(level)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        return self._sleep.end(tags)
+
+    def is_sleeping(self) -> bool:
+        return bool(self._sleep)
+
+    def start_profile(self) -> str:
+        return self.executor.start_profile()
+
+    def stop_profile(self) -> str:
+        return self.executor.stop_profile()
+
+    def collective_rpc(
+        self, method: str | Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        return self.executor.collective_rpc(method, args, kwargs)
 
     def dump_prefix_metrics(self) -> dict[str, int]:
         """Write both files; how many rows there are, and how many were lost for want of room.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from vllm.config import VllmConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.core.clock import monotonic
 from vllm.core.request import EngineRequest
 from vllm.engine.core import EngineCore, ExecutorFactory
@@ -33,6 +33,10 @@ class LLMEngine:
         self._output = OutputProcessor(self.tokenizer, recorder)
         self._held: list[RequestOutput] = []  # of a step that raised for another request
         self._rejected: list[RequestRejectedError] = []  # still to be raised
+
+    @property
+    def model_config(self) -> ModelConfig:
+        return self.config.model
 
     def add_request(
         self,
@@ -90,8 +94,11 @@ class LLMEngine:
     def dump_prefix_metrics(self) -> dict[str, int]:
         return self.core.dump_prefix_metrics()
 
-    def reset_prefix_cache(self) -> bool:
-        return self.core.reset_prefix_cache()
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget the device's cached KVs, and with `reset_connector` those of slower tiers."""
+        return self.core.reset_prefix_cache(reset_running_requests, reset_connector)
 
     def cache_session(
         self, session: str, verb: str, ttl: float | None = None, salt: str | None = None

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from vllm.core.errors import VLLMValidationError
 from vllm.core.request import (
     AbortRequests,
     Call,
@@ -42,7 +43,18 @@ logger = logging.getLogger(__name__)
 ENDING = 4.5  # seconds; less than what the front end waits before it insists
 TIDY_WAIT = 10  # milliseconds between looks at transfers while no request is here
 TO_CORE, FROM_CORE = "to_core.sock", "from_core.sock"
-CALLABLE = ("reset_prefix_cache", "cache_session", "dump_prefix_metrics", "check")
+CALLABLE = (
+    "reset_prefix_cache",
+    "cache_session",
+    "dump_prefix_metrics",
+    "check",
+    "sleep",
+    "wake_up",
+    "is_sleeping",
+    "start_profile",
+    "stop_profile",
+    "collective_rpc",
+)
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_core = msgspec.msgpack.Decoder(ToCore).decode
@@ -177,7 +189,11 @@ def _answer(core: EngineCore, call: Call) -> Reply:
     if call.method not in CALLABLE:
         return Reply(call.number, error=f"there is no method {call.method!r}")
     try:
-        return Reply(call.number, getattr(core, call.method)(*call.args))
+        result = getattr(core, call.method)(*call.args)
+        encode(result)
+        return Reply(call.number, result)
+    except VLLMValidationError as error:
+        return Reply(call.number, error=str(error), invalid=True)
     except Exception as error:
         logger.error("%s failed: %s", call.method, traceback.format_exc())
         return Reply(call.number, error=f"{type(error).__name__}: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -63,6 +63,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: Any = None,
         priority: Sequence[int] | None = None,
         kv_retention: Any = None,
         cache_control: dict[str, Any] | None = None,
@@ -74,8 +75,9 @@ class LLM:
         perhaps `cache_salt`, `kv_retention`, `cache_control`, `session_id`, `workload`; the
         keywords of these names are for all prompts that have none of their own. Sampling parameters
         and priorities are one for all or one a prompt. Raises VLLMValidationError before anything
-        runs.
+        runs; also for any `lora_request`.
         """
+        _refuse_lora(lora_request)
         held, self._queued = self._queued, []
         try:
             self.enqueue(
@@ -96,6 +98,8 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: Any = None,
+        priority: Sequence[int] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -107,8 +111,30 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation or several: lists of {"role": ..., "content": ...}.
 
-        A content is text, or a list of {"type": "text", "text": ...}.
+        A content is text, or a list of {"type": "text", "text": ...}. `tools` are functions that
+        the template tells the model of; calls in its answer are text.
         """
+        _refuse_lora(lora_request)
+        prompts = self._rendered(
+            messages,
+            chat_template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            **(chat_template_kwargs or {}),
+        )
+        return self.generate(
+            prompts,
+            sampling_params,
+            use_tqdm=use_tqdm,
+            priority=priority,
+            kv_retention=kv_retention,
+            cache_control=cache_control,
+            session_id=session_id,
+        )
+
+    def _rendered(self, messages: Any, **options: Any) -> list[dict[str, Any]]:
+        """A prompt for each conversation."""
         tokenizer = self.llm_engine.tokenizer
         if tokenizer is None:
             raise ValueError("chat needs a tokenizer; this LLM was made with skip_tokenizer_init")
@@ -116,25 +142,11 @@ class LLM:
         conversations: Any = [messages] if one else messages
         prompts: list[dict[str, Any]] = []
         for conversation in conversations:
-            text = tokenizer.render_chat(
-                _plain(conversation),
-                tools=tools,
-                chat_template=chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                **(chat_template_kwargs or {}),
-            )
+            text = tokenizer.render_chat(_plain(conversation), **options)
             # The template writes the special tokens itself.
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
-        return self.generate(
-            prompts,
-            sampling_params,
-            use_tqdm=use_tqdm,
-            kv_retention=kv_retention,
-            cache_control=cache_control,
-            session_id=session_id,
-        )
+        return prompts
 
     def enqueue(
         self,
@@ -172,6 +184,20 @@ class LLM:
             raise
         self._queued += ids
         return ids
+
+    def enqueue_chat(
+        self,
+        messages: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: Sequence[int] | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Queue conversations as `chat` does, without running them. Returns their request ids.
+
+        options: those of `chat` that say how a conversation is rendered.
+        """
+        return self.enqueue(self._rendered(messages, **options), sampling_params, priority=priority)
 
     def wait_for_completion(self, *, use_tqdm: bool = True) -> list[RequestOutput]:
         """Run what was queued; outputs come in the order of queueing."""
@@ -232,6 +258,12 @@ class LLM:
         return made
 
     def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
+        self._finish(ids, use_tqdm=use_tqdm)
+        return [self._done.pop(i) for i in ids]
+
+    def _finish(self, ids: list[str], *, use_tqdm: bool) -> None:
+        if ids and self.llm_engine.core.is_sleeping():
+            raise RuntimeError("the engine sleeps; call wake_up first")
         left = set(ids) - self._done.keys()
         with tqdm(total=len(ids), desc="Generating", disable=not use_tqdm) as bar:
             bar.update(len(ids) - len(left))
@@ -241,7 +273,6 @@ class LLM:
                         self._done[output.request_id] = output
                         bar.update(output.request_id in left)
                         left.discard(output.request_id)
-        return [self._done.pop(i) for i in ids]
 
     def get_kv_head_lengths(self, output: RequestOutput, index: int = 0) -> list[list[int]]:
         """How many KVs each layer and KV head of a finished output held at its end: [L][H].
@@ -260,9 +291,69 @@ class LLM:
         """
         return self.llm_engine.dump_prefix_metrics()
 
-    def reset_prefix_cache(self) -> bool:
-        """Forget all cached KVs. False while requests hold some of them."""
-        return self.llm_engine.reset_prefix_cache()
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forget the device's cached KVs, and with `reset_connector` those of slower tiers.
+
+        False while requests hold some; with `reset_running_requests` they are computed again.
+        """
+        return self.llm_engine.reset_prefix_cache(reset_running_requests, reset_connector)
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """Give memory back until `wake_up`: level 1 the KV cache's, level 2 the weights' too.
+
+        mode: what becomes of prompts that are queued: abort, wait (run them first) or keep.
+        Raises VLLMValidationError.
+        """
+        if mode == "abort":
+            self.llm_engine.abort_request(self._queued)
+            self._queued = [i for i in self._queued if i in self._done]
+        elif mode == "wait":
+            self._finish(self._queued, use_tqdm=False)
+        elif mode != "keep":
+            raise VLLMValidationError(
+                "mode must be abort, wait or keep", parameter="mode", value=mode
+            )
+        self.llm_engine.core.sleep(level)
+        if self._metrics is not None:
+            self._metrics.slept(level)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Wake all, or only these of weights, kv_cache, scheduling. Whether nothing sleeps now."""
+        awake = self.llm_engine.core.wake_up(tags)
+        if awake and self._metrics is not None:
+            self._metrics.slept(None)
+        return awake
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """What a worker's method, or a function that is given the worker, returns on every rank.
+
+        timeout: of no effect, as the one worker lives in this process.
+        """
+        return self.llm_engine.core.collective_rpc(method, args, kwargs or {})
+
+    def apply_model(self, function: Callable[[Any], Any]) -> list[Any]:
+        """What a function of the model returns on every rank."""
+        return self.collective_rpc(lambda worker: function(worker.get_model()))
+
+    def start_profile(self) -> str:
+        """Profile the steps that follow; the folder. Raises VLLMValidationError."""
+        return self.llm_engine.core.start_profile()
+
+    def stop_profile(self) -> str:
+        """The file, for Perfetto. Raises VLLMValidationError."""
+        return self.llm_engine.core.stop_profile()
+
+    def get_world_size(self) -> int:
+        """How many ranks share the model."""
+        return 1
 
     def cache_session(
         self, session: str, verb: str, ttl: float | None = None, salt: str | None = None
@@ -281,6 +372,11 @@ class LLM:
 
     def shutdown(self) -> None:
         self.llm_engine.shutdown()
+
+
+def _refuse_lora(asked: Any) -> None:
+    if asked is not None:
+        raise VLLMValidationError("LoRA adapters are not implemented", parameter="lora_request")
 
 
 def _plain(conversation: Any) -> list[dict[str, Any]]:

@@ -30,6 +30,13 @@ class ServerArgs:
         "VLLM_API_KEY adds one.",
         many=True,
     )
+    admin_api_key: list[str] | None = flag(
+        None,
+        "Frontend",
+        "Keys, any of which opens the administrative endpoints (which exist with one, or with "
+        "VLLM_SERVER_DEV_MODE=1) and all others.",
+        many=True,
+    )
     root_path: str = flag("", "Frontend", "Path prefix that a proxy strips from requests.")
     served_model_name: list[str] | None = flag(
         None, "Frontend", "Names that requests may call the model; the first is shown.", many=True
@@ -49,6 +56,19 @@ class ServerArgs:
         None, "Frontend", "Headers that those origins may send; default all.", many=True
     )
     allow_credentials: bool = flag(False, "Frontend", "Let those origins send credentials.")
+    middleware: list[str] | None = flag(
+        None,
+        "Frontend",
+        "ASGI middleware classes, or coroutine functions of (request, call_next), as "
+        "package.module.name; the last is the outermost.",
+        many=True,
+    )
+    enable_server_load_tracking: bool = flag(
+        False, "Frontend", "Let /load tell how many requests are being answered."
+    )
+    enable_tokenizer_info_endpoint: bool = flag(
+        False, "Frontend", "Serve /tokenizer_info, which shows the chat template too."
+    )
     enable_auto_tool_choice: bool = flag(
         False, "Frontend", "Let the model decide to call tools; needs tool_call_parser."
     )
@@ -98,9 +118,9 @@ class ServerArgs:
             raise ValueError("enable_auto_tool_choice needs tool_call_parser")
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("ssl_keyfile needs ssl_certfile")
-        for key in self.api_key or []:
-            if not key:
-                raise ValueError("api_key must not be empty")
+        for name in ("api_key", "admin_api_key"):
+            if not all(getattr(self, name) or ["one"]):
+                raise ValueError(f"{name} must not be empty")
         for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
             path = getattr(self, name)
             if path and not os.path.isfile(path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+
 import torch
 
 from vllm.kv.spec import KVSpec
@@ -28,3 +31,19 @@ def allocate(spec: KVSpec, num_blocks: int, device: str = "cpu") -> torch.Tensor
         dtype=getattr(torch, spec.dtype),
         device=device,
     )
+
+
+def give_back(kv: torch.Tensor) -> None:
+    """Return the arena's pages to the system; its address stays, its content is undefined.
+
+    They come back, as zeros, when they are next written. Raises OSError.
+    """
+    start, size = kv.data_ptr(), kv.untyped_storage().nbytes()
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first >= last:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    advice = (ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    if libc.madvise(*advice) != 0:
+        raise OSError(ctypes.get_errno(), "madvise failed")

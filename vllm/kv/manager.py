@@ -492,18 +492,22 @@ class KVManager:
         """The sequence's table; the caller must not change it."""
         return self._tables[seq].blocks
 
-    def reset(self) -> bool:
-        """Forget all cached content. False, and nothing changes, while sequences hold any of it."""
+    def reset(self, *, below: bool = True) -> bool:
+        """Forget all cached content, or only the device's. False while sequences hold any of it.
+
+        Nothing changes then.
+        """
         if self._tiers is not None and self._tiers.busy:
             return False
         if self._prefetch is not None:
             self._prefetch.drop_all()
         if not self._pool.forget_cached():
             return False
-        self.sessions.clear()
-        if self.events is not None:
-            self.events.cleared()
-        return self._tiers is None or self._tiers.reset()
+        if below or self._tiers is None:
+            self.sessions.clear()
+            if self.events is not None:
+                self.events.cleared()
+        return self._tiers is None or not below or self._tiers.reset()
 
     def add_stats(self, stats: EngineStats) -> None:
         """What the tiers have done, and how long blocks lived, for the engine's statistics."""

@@ -39,6 +39,7 @@ TIER_COUNTERS = {
     "corrupt": "Blobs whose header or checksum was wrong; they were deleted.",
     "dropped_stores": "Blocks that were not stored as the queue was full.",
 }
+SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
 REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
 _TTFT: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
@@ -111,6 +112,11 @@ class Metrics:
             "kv_cache_usage_perc", "Share of the KV cache that running requests hold; 1 is all."
         )
 
+        self._sleep = self._many(
+            Gauge, "engine_sleep_state", "1 for the state that the engine is in.",
+            "sleep_state", SLEEP_STATES,
+        )  # fmt: skip
+        self._sleep["awake"].set(1)
         self._queries = self._counter("prefix_cache_queries", "Prompt tokens looked up.")
         self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the cache.")
         self._external_queries = self._counter(
@@ -310,6 +316,12 @@ class Metrics:
         if max_tokens is not None:
             self._request_max.observe(max_tokens)
         self._request_preemptions.observe(preemptions)
+
+    def slept(self, level: int | None) -> None:
+        """The engine sleeps at this level, or is awake."""
+        state = SLEEP_STATES[level or 0]
+        for name, gauge in self._sleep.items():
+            gauge.set(name == state)
 
     def rejected(self, reason: str) -> None:
         """A request was refused; `reason` is the limit it met, if it met one."""

@@ -44,7 +44,8 @@ class Scheduler:
         self.loading: dict[int, Sequence] = {}  # admitted, with blocks on their way from a tier
         self._arrived: list[Sequence] = []  # loaded, and not in a plan yet
         self._by_request: dict[str, list[Sequence]] = {}  # those of the request's n that are left
-        self._waiting_tokens = 0
+        self._queued_reqs = self._queued_tokens = 0  # of requests of which nothing has started
+        self.paused = False  # nothing is planned until it is false again
         self._rejected: list[SequenceOutput] = []
         self._forget: list[int] = []  # what the workers shall forget at the next step
         self._planned: list[Sequence] = []  # the rows of the plan that is being executed
@@ -86,11 +87,11 @@ class Scheduler:
         if request.request_id in self._by_request:
             return "invalid", f"a request with the id {request.request_id} is in the engine already"
         most = self._config.max_num_queued_reqs
-        if most is not None and len(self.waiting) >= most:
+        if most is not None and self._queued_reqs >= most:
             return "rejected", "max_num_queued_reqs"
         most = self._config.max_num_queued_tokens
-        tokens = self._waiting_tokens + len(request.prompt_token_ids)
-        if most is not None and self.waiting and tokens > most:
+        tokens = self._queued_tokens + len(request.prompt_token_ids)
+        if most is not None and self._queued_reqs and tokens > most:
             return "rejected", "max_num_queued_tokens"
         return None
 
@@ -113,11 +114,15 @@ class Scheduler:
 
     def _enqueue(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=self._order)
-        self._waiting_tokens += len(sequence.tokens)
+        if sequence.index == 0:  # the others only wait once their request has started
+            self._queued_reqs += 1
+            self._queued_tokens += len(sequence.tokens)
 
     def _dequeue(self, sequence: Sequence) -> None:
         self.waiting.remove(sequence)
-        self._waiting_tokens -= len(sequence.tokens)
+        if sequence.index == 0:
+            self._queued_reqs -= 1
+            self._queued_tokens -= len(sequence.tokens)
 
     def _remove(self, sequence: Sequence) -> None:
         if sequence.running:
@@ -137,7 +142,23 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
+        if self.paused:
+            return bool(self._rejected)
         return bool(self.running or self.waiting or self.in_transfer or self._rejected)
+
+    def requeue(self) -> None:
+        """Queue again all that runs or loads, and take back what the waiting hold: no KV is held.
+
+        Called between steps only. What was computed is computed again, or found in the cache.
+        """
+        for sequence in reversed(self.running[:]):
+            self._preempt(sequence)
+        for sequence in [*self._arrived, *self.loading.values()]:
+            self.kv.release(sequence.number)
+            self._enqueue(sequence)
+        self._arrived, self.loading = [], {}
+        for sequence in self.waiting:
+            self.kv.release(sequence.number)
 
     # ---- a step -------------------------------------------------------------------------------
 
@@ -145,6 +166,8 @@ class Scheduler:
         """The next step. An empty plan means that there is nothing to run."""
         self._planned = []
         self.kv.uses.now = now
+        if self.paused:
+            return self._plan([], [], [], [])
         counts: list[int] = []
         blocks: list[list[int]] = []
         new: list[NewSequence] = []
@@ -183,7 +206,15 @@ class Scheduler:
 
         if self._config.prefetch:
             self._prefetch()
-        rows = self._planned
+        return self._plan(self._planned, counts, blocks, new)
+
+    def _plan(
+        self,
+        rows: list[Sequence],
+        counts: list[int],
+        blocks: list[list[int]],
+        new: list[NewSequence],
+    ) -> StepPlan:
         starts = np.array([s.computed for s in rows], dtype=np.int32)
         sizes = np.array(counts, dtype=np.int32)
         known = np.array([len(s.tokens) for s in rows], dtype=np.int32)
@@ -466,7 +497,9 @@ class Scheduler:
         self.kv.check()
         assert self.waiting == sorted(self.waiting, key=self._order)
         assert self.running == sorted(self.running, key=self._order)
-        assert self._waiting_tokens == sum(len(s.tokens) for s in self.waiting)
+        first = [s for s in self.waiting if s.index == 0]
+        assert self._queued_reqs == len(first)
+        assert self._queued_tokens == sum(len(s.tokens) for s in first)
         assert len(self.running) <= self._config.max_num_seqs
         for sequence in self.running:
             assert self.kv.holds(sequence.number) and sequence.remaining >= 1

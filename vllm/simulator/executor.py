@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.config.engine import SimulatorConfig, TierConfig
 from vllm.config.model import ModelConfig, read_json
 from vllm.core.clock import Clock, monotonic
+from vllm.core.errors import VLLMValidationError
 from vllm.core.plan import BlockIO, NewSequence, StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
 from vllm.engine.capacity import Capacity
@@ -159,6 +161,23 @@ class SimulatedExecutor:
         )
         cost = LoadCost(spec.block_bytes, spec.block_size, config.min_load_tokens)
         kv.attach(Hierarchy(levels, mover, self.blocks, kv.pool, kv.index, cost, window=window))
+
+    def give_back(self, part: str) -> None:
+        """There is no memory to speak of."""
+
+    def take_again(self, part: str) -> None:
+        """There is no memory to speak of."""
+
+    def start_profile(self) -> str:
+        raise VLLMValidationError("a simulated engine has no steps to profile")
+
+    def stop_profile(self) -> str:
+        raise VLLMValidationError("a simulated engine has no steps to profile")
+
+    def collective_rpc(
+        self, method: str | Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> list[Any]:
+        raise VLLMValidationError("a simulated engine has no workers to call")
 
     def shutdown(self) -> None:
         """Nothing runs here."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm.core.plan import StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
 from vllm.model_executor.forward import Forward
+from vllm.model_executor.model import Model
 from vllm.worker.inputs import StepInputs, build
 from vllm.worker.rows import Rows
 from vllm.worker.sampler import Sampler, token_logprobs
@@ -23,7 +24,7 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Model,
         kv: Tensor,
         *,
         max_num_seqs: int,
@@ -32,7 +33,7 @@ class ModelRunner:
         vocabulary: Callable[[], str],
     ) -> None:
         """vocabulary: the tokenizer.json text, asked for when a grammar needs it."""
-        self.model = model
+        self.model: Model | None = model  # None while its weights are asleep
         self.kv = kv
         self._rows = Rows(max_num_seqs, max_model_len, block_size=kv.shape[4])
         self._sampler = Sampler(max_num_seqs, vocab_size, vocabulary)
@@ -46,6 +47,7 @@ class ModelRunner:
             self._sampler.set_row(row, new)
         if not len(rows):
             return StepResult(tokens=[])
+        assert self.model is not None
         inputs = build(plan, rows, self._rows)
         hidden = self.model(
             inputs.tokens, Forward(positions=inputs.positions, kv=self.kv, dense=inputs.dense)

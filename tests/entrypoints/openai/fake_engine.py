@@ -57,6 +57,8 @@ class FakeEngine:
         self.fails: Exception | None = None  # at once
         self.fails_after: int | None = None  # tokens, then `fails`
         self.errored = False
+        self.sleeping = False
+        self.told: list[tuple[Any, ...]] = []
 
     async def check_health(self) -> None:
         if self.errored:
@@ -68,8 +70,40 @@ class FakeEngine:
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
-    async def reset_prefix_cache(self) -> bool:
-        return True
+    async def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        self.told.append(("reset_prefix_cache", reset_running_requests, reset_connector))
+        return not self.asked or reset_running_requests
+
+    async def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        self.told.append(("sleep", level, mode))
+        self.sleeping = True
+
+    async def wake_up(self, tags: list[str] | None = None) -> bool:
+        self.told.append(("wake_up", tags))
+        self.sleeping = tags is not None
+        return not self.sleeping
+
+    async def is_sleeping(self) -> bool:
+        return self.sleeping
+
+    async def start_profile(self) -> str:
+        return "/profiles"
+
+    async def stop_profile(self) -> str:
+        return "/profiles/1.json"
+
+    async def collective_rpc(
+        self,
+        method: str,
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        if method == "slow":
+            raise TimeoutError
+        return [[method, *args, kwargs]]
 
     async def cache_session(
         self, session: str, verb: str, ttl: float | None = None, salt: str | None = None

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
+import importlib
+import inspect
+import os
+
+from fastapi import FastAPI, Request
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 
 from vllm.engine.client import EngineClient
 from vllm.entrypoints.openai import (
+    admin,
     anthropic,
     chat,
     completions,
@@ -16,8 +22,10 @@ from vllm.entrypoints.openai import (
     responses,
     sessions,
     tokenize,
+    tokenizer_info,
 )
 from vllm.entrypoints.openai.guard import Keys, Limits, RequestIds
+from vllm.entrypoints.openai.keys import Unauthorized, unauthorized
 from vllm.entrypoints.openai.state import Server
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
@@ -41,12 +49,20 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
     )
     app.state.server = Server(engine, args, metrics)
     errors.install(app)
+    app.add_exception_handler(Unauthorized, _unauthorized)
     for family in FAMILIES:
         app.include_router(family.router)
+    if args.enable_tokenizer_info_endpoint:
+        app.include_router(tokenizer_info.router)
+    admin_keys = args.admin_api_key or []
+    if admin_keys or os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+        app.include_router(admin.router)
+    for name in args.middleware or []:
+        _add_middleware(app, name)
     # The last one added is the outermost: a browser's preflight carries no key.
     keys = args.keys()
     if keys:
-        app.add_middleware(Keys, keys=keys)
+        app.add_middleware(Keys, keys=keys + admin_keys)
     app.add_middleware(Limits)
     if args.enable_request_id_headers:
         app.add_middleware(RequestIds)
@@ -59,6 +75,25 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
             allow_credentials=args.allow_credentials,
         )
     return app
+
+
+async def _unauthorized(request: Request, error: Exception) -> Response:
+    return unauthorized()
+
+
+def _add_middleware(app: FastAPI, name: str) -> None:
+    """A class of ASGI middleware, or a function of (request, call_next). Raises ValueError."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"middleware: {name!r} cannot be imported: {error}") from error
+    if inspect.isclass(found):
+        app.add_middleware(found)
+    elif inspect.iscoroutinefunction(found):
+        app.middleware("http")(found)
+    else:
+        raise ValueError(f"middleware: {name!r} is neither a class nor a coroutine function")
 
 
 def routes(app: FastAPI) -> list[str]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import uuid
 
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vllm.entrypoints.openai.errors import error_response
+from vllm.entrypoints.openai.keys import digest, knows, unauthorized
 from vllm.entrypoints.openai.state import REQUEST_ID
 
 MAX_BODY = 8 << 20
@@ -66,27 +64,18 @@ class Keys:
 
     def __init__(self, app: ASGIApp, keys: list[str]) -> None:
         self.app = app
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or get_route_path(scope) in OPEN_PATHS or self._knows(scope):
+        if scope["type"] == "lifespan" or get_route_path(scope) in OPEN_PATHS:
+            await self.app(scope, receive, send)
+            return
+        if knows(scope, self._digests):
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
             return  # a websocket that is not accepted is closed by the server
-        refusal = JSONResponse(
-            {"error": "Unauthorized"}, 401, headers={"WWW-Authenticate": "Bearer"}
-        )
-        await refusal(scope, receive, send)
-
-    def _knows(self, scope: Scope) -> bool:
-        headers = Headers(scope=scope)
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if not scheme:  # Anthropic's clients
-            scheme, token = "bearer", headers.get("x-api-key", "")
-        shown = _digest(token.strip())
-        matches = [hmac.compare_digest(shown, digest) for digest in self._digests]
-        return any(matches) and scheme.lower() == "bearer"
+        await unauthorized()(scope, receive, send)
 
 
 class RequestIds:
@@ -108,7 +97,3 @@ class RequestIds:
             await send(message)
 
         await self.app(scope, receive, named)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

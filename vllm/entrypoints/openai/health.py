@@ -1,4 +1,4 @@
-"""GET /health, GET and POST /ping, GET /version, GET /metrics."""
+"""GET /health, GET and POST /ping, GET /version, GET /load, GET /metrics."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ async def ping(request: Request) -> Response:
 @router.get("/version")
 async def show_version() -> dict[str, str]:
     return {"version": __version__}
+
+
+@router.get("/load")
+async def load(request: Request) -> dict[str, int]:
+    """Requests being answered; 0 without --enable-server-load-tracking, as vLLM has it."""
+    server = server_of(request)
+    tracked = server.args.enable_server_load_tracking
+    return {"server_load": len(server.running) if tracked else 0}
 
 
 @router.get("/metrics")

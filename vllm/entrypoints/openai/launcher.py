@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
+import stat
 from collections.abc import Iterator
 
 import uvicorn
@@ -56,6 +58,7 @@ class _Uvicorn(uvicorn.Server):
 def bind(args: ServerArgs) -> socket.socket:
     """The socket to listen on, taken before the model is loaded. Raises OSError."""
     if args.uds:
+        _remove_stale(args.uds)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(args.uds)
         return listener
@@ -68,6 +71,17 @@ def bind(args: ServerArgs) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a server which was killed has left: nobody listens to it."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
 
 
 def address(args: ServerArgs, listener: socket.socket) -> str:

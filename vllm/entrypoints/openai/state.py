@@ -23,6 +23,7 @@ from vllm.core.errors import VLLMValidationError
 from vllm.engine.client import EngineClient
 from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.openai.errors import unknown_model
+from vllm.entrypoints.openai.keys import digest
 from vllm.entrypoints.openai.sse import Running
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
@@ -70,6 +71,10 @@ class Server:
     running: Running = field(default_factory=Running)
     created: int = field(default_factory=lambda: int(time.time()))
     process_metrics: CollectorRegistry = field(default_factory=_process_metrics)
+    admin_digests: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.admin_digests = [digest(key) for key in self.args.admin_api_key or []]
 
     @property
     def model_names(self) -> list[str]:

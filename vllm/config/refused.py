@@ -1,0 +1,75 @@
+"""What vLLM offers and this engine does not: each argument is known, and its reason is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from vllm.config.flags import flag
+
+
+def refused(default: Any, reason: str, *, short: str | None = None) -> Any:
+    """An argument of which only the default is accepted."""
+    return flag(default, "Refused", reason, short=short)
+
+
+def idle(default: Any, reason: str) -> Any:
+    """An argument that is accepted, since any value of it leaves answers as they are."""
+    return flag(default, "No effect", reason)
+
+
+@dataclass(kw_only=True)
+class Refused:
+    """Arguments that must keep their defaults; `refuse` raises ValueError, naming one that has not.
+
+    Programs pass many of them with values that ask for nothing, and those must run.
+    """
+
+    pipeline_parallel_size: int = refused(
+        1, "Pipeline parallelism is not implemented.", short="-pp"
+    )
+    data_parallel_size: int = refused(
+        1, "One process serves one replica; start several behind a router.", short="-dp"
+    )
+    enable_expert_parallel: bool = refused(False, "Expert parallelism is not implemented.")
+    enable_lora: bool = refused(False, "LoRA adapters are not implemented.")
+    lora_modules: list[str] | None = flag(
+        None, "Refused", "LoRA adapters are not implemented.", many=True
+    )
+    speculative_config: dict[str, Any] = refused(None, "Speculative decoding is not implemented.")
+    quantization: str | None = refused(None, "Quantised weights are not implemented.", short="-q")
+    kv_cache_dtype: str = refused("auto", "The KV cache has the model's dtype.")
+    cpu_offload_gb: float = refused(0.0, "Weights stay on the device.")
+    kv_transfer_config: dict[str, Any] = refused(
+        None, "KV connectors are not implemented; tiers are the engine's own (kv_offloading_size)."
+    )
+    limit_mm_per_prompt: dict[str, Any] = refused(None, "Multimodal input is not implemented.")
+    mm_processor_kwargs: dict[str, Any] = refused(None, "Multimodal input is not implemented.")
+    runner: str = refused("auto", "Only models that generate are implemented, no pooling ones.")
+    convert: str = refused("auto", "Only models that generate are implemented, no pooling ones.")
+    task: str = refused("auto", "Only models that generate are implemented, no pooling ones.")
+    pooler_config: dict[str, Any] = refused(
+        None, "Only models that generate are implemented, no pooling ones."
+    )
+    logits_processors: list[str] | None = flag(
+        None, "Refused", "Logits processors from outside are not implemented.", many=True
+    )
+    worker_cls: str = refused("auto", "Workers of one's own are not implemented.")
+    worker_extension_cls: str = refused("", "Workers of one's own are not implemented.")
+    scheduler_cls: str | None = refused(None, "Schedulers of one's own are not implemented.")
+
+    max_lora_rank: int = idle(16, "There are no LoRA adapters.")
+    max_loras: int = idle(1, "There are no LoRA adapters.")
+    enable_sleep_mode: bool = idle(False, "Any engine can sleep.")
+    async_scheduling: bool = idle(False, "Steps are scheduled one after the other.")
+    disable_custom_all_reduce: bool = idle(False, "There is one rank.")
+    compilation_config: dict[str, Any] = idle(None, "Models are not compiled.")
+
+    def refuse(self) -> None:
+        for field in fields(Refused):
+            if field.metadata["group"] != "Refused":
+                continue
+            value = getattr(self, field.name)
+            neutral = (field.default, None, "generate") if field.type == "str" else (field.default,)
+            if value not in neutral and value not in ({}, []):
+                raise ValueError(f"{field.name}: {field.metadata['help']}")

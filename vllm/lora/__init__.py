@@ -1,0 +1,1 @@
+"""Old door; LoRA adapters are refused."""

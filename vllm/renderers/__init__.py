@@ -1,0 +1,1 @@
+"""Old door; see `renderers.hf`."""
