@@ -26,7 +26,7 @@ COLUMNS: list[list[tuple[str, str]]] = [
         ("worker", "forward, sample"),
         ("engine", "the loop, its process"),
     ],
-    [("simulator", "engine, no model")],
+    [("simulator", "engine, no model"), ("prefixlab", "traces, policies")],
     [("entrypoints", "LLM, serve, HTTP")],
 ]
 WIDTH, HEIGHT, GAP, TOP = 132, 62, 22, 44

@@ -40,18 +40,9 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_KV_GIB = 4
 # What kv.evict has; a test holds the two together.
-EVICTION_POLICIES = (
-    "lru",
-    "fifo",
-    "lfu",
-    "s3fifo",
-    "workload",
-    "arc",
-    "clock",
-    "gdsf",
-    "sieve",
-    "slru",
-    "2q",
+EVICTION_POLICIES = tuple(
+    "lru fifo lfu s3fifo s3fifo-main workload session ttl quota arc clock gdsf lhd lirs sieve slru "
+    "w-tinylfu 2q allow".split()
 )
 
 
@@ -143,8 +134,8 @@ class EngineArgs(CompressionArgs, Refused):
     kv_eviction_policy: str = flag(
         "lru",
         "Cache",
-        "Which cached blocks go first, in every tier.",
-        choices=EVICTION_POLICIES,
+        f"Which cached blocks go first, in every tier: {', '.join(EVICTION_POLICIES)}. Some take "
+        "settings: allow:WORKLOAD,... ttl:WORKLOAD=SECONDS,... quota:WORKLOAD=SHARE,...",
     )
     min_load_tokens: int | None = flag(
         None,
@@ -412,6 +403,11 @@ class EngineArgs(CompressionArgs, Refused):
         _at_least(self, "block_size", 1)
         _at_least(self, "num_gpu_blocks_override", 1)
         _at_least(self, "kv_cache_memory_bytes", 1)
+        policy = self.kv_eviction_policy
+        if policy.partition(":")[0] not in EVICTION_POLICIES:
+            raise ValueError(
+                f"kv_eviction_policy must be one of {', '.join(EVICTION_POLICIES)}, not {policy!r}"
+            )
         memory = self.kv_cache_memory_bytes
         if memory is None:
             asked = os.environ.get("VLLM_CPU_KVCACHE_SPACE")

@@ -12,6 +12,7 @@ COMMANDS = {
     "serve": "serve a model over HTTP",
     "chat": "talk with a server",
     "complete": "let a server complete text",
+    "lab": "study what a prefix cache does on a trace",
     "bench": "measure throughput, latency or a server",
     "collect-env": "print what a bug report needs",
 }

@@ -27,11 +27,16 @@ class Clock(Tracked):
         yield from (key for key, used in self._used.items() if used)
 
     def _gone(self, key: Key) -> None:
-        """Walk the hand to the key; what it passes loses its bit."""
-        while True:
-            front, used = next(iter(self._used.items()))
-            if front == key and not used:
-                break
-            self._used.move_to_end(front)
-            self._used[front] = False
+        """Walk the hand to the key; what it passes loses its bit.
+
+        When the caller has passed over one that the hand would have taken, it follows an order of
+        its own, and the hand stays.
+        """
+        if next(k for k in self._order() if k == key or k in self._evictable) == key:
+            while True:
+                front, used = next(iter(self._used.items()))
+                if front == key and not used:
+                    break
+                self._used.move_to_end(front)
+                self._used[front] = False
         del self._used[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from vllm.kv.evict.tracked import Tracked
@@ -9,11 +10,14 @@ from vllm.kv.lineage import Key
 
 
 class FIFO(Tracked):
-    """A key keeps the place that it got when it came into the cache."""
+    """A key keeps the place that it got when it came into the cache.
+
+    Ordered, not a plain dict: that would look at all its former entries to find the first.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._queue: dict[Key, None] = {}
+        self._queue: OrderedDict[Key, None] = OrderedDict()
 
     def _new(self, key: Key) -> None:
         self._queue[key] = None

@@ -5,13 +5,16 @@
                  v                                v
             ghosts: those that come back go to main     gone
 
-The small queue may hold more than its share until the cache has been full, as in the paper.
+The small queue may hold more than its share until the cache has been full, as in the paper;
+`S3FIFOMain` fills the main queue then, as libCacheSim does. They differ for as long as those keys
+stay, which may be a whole trace.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
+from itertools import islice
 
 from vllm.kv.evict.tracked import Tracked
 from vllm.kv.lineage import Key
@@ -36,6 +39,9 @@ class S3FIFO(Tracked):
             self._main[key] = 0
         else:
             self._small[key] = 0
+        # Not before: the key that had to go for this one must not push its ghost out.
+        while len(self._ghosts) > self.peak - self._small_size:
+            self._ghosts.popitem(last=False)
 
     def _hit(self, key: Key) -> None:
         queue = self._small if key in self._small else self._main
@@ -43,9 +49,9 @@ class S3FIFO(Tracked):
 
     def _order(self) -> Iterator[Key]:
         """What the rounds would let go one by one, played on the side."""
-        small, main = iter(self._small.items()), iter(self._main.items())
+        small, in_small, main, in_main = self._queues()
         again: deque[tuple[Key, int]] = deque()  # behind main's end: promoted, or a round more
-        in_small, in_main, fresh = len(self._small), len(self._main), len(self._main)
+        fresh = in_main
         while in_small or in_main:
             if in_small and (in_small >= self._small_size or not in_main):
                 key, uses = next(small)
@@ -66,6 +72,11 @@ class S3FIFO(Tracked):
                 in_main -= 1
             yield key
 
+    def _queues(self) -> tuple[Iterator[tuple[Key, int]], int, Iterator[tuple[Key, int]], int]:
+        """Both queues, oldest first, and their lengths."""
+        small, main = iter(self._small.items()), iter(self._main.items())
+        return small, len(self._small), main, len(self._main)
+
     def _gone(self, key: Key) -> None:
         """Play the rounds up to the key, past those in use, which keep their places.
 
@@ -75,8 +86,6 @@ class S3FIFO(Tracked):
         self._play(key)
         if self._main.pop(key, None) is None and self._small.pop(key) <= 1:
             self._ghosts[key] = None
-            while len(self._ghosts) > self.peak - self._small_size:
-                self._ghosts.popitem(last=False)
 
     def _play(self, key: Key) -> None:
         kept: list[tuple[OrderedDict[Key, int], Key, int]] = []
@@ -100,3 +109,28 @@ class S3FIFO(Tracked):
         for queue, front, uses in reversed(kept):
             queue[front] = uses
             queue.move_to_end(front, last=False)
+
+
+class S3FIFOMain(S3FIFO):
+    """Of the keys that came before the first one went, those beyond the small share are main's.
+
+    How much that share is shows only when the cache is full, so they are told apart then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._filling = True
+
+    def _queues(self) -> tuple[Iterator[tuple[Key, int]], int, Iterator[tuple[Key, int]], int]:
+        if not self._filling:
+            return super()._queues()
+        held = self._small.items()
+        share = min(self._small_size, len(held))
+        return islice(held, share), share, islice(held, share, None), len(held) - share
+
+    def _gone(self, key: Key) -> None:
+        if self._filling:
+            self._filling = False
+            for early in list(islice(self._small, self._small_size, None)):
+                self._main[early] = self._small.pop(early)
+        super()._gone(key)

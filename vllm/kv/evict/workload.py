@@ -76,8 +76,12 @@ class WorkloadAware:
         kind.learn(max(0.0, use.time - kind.keys.pop(key).time))
         self._put(key, use)
 
+    def _name(self, use: Use) -> str:
+        """The kind of the request that made this use."""
+        return use.workload
+
     def _put(self, key: Key, use: Use) -> None:
-        name = use.workload
+        name = self._name(use)
         if name not in self._kinds:
             if len(self._kinds) < MAX_KINDS:
                 self._kinds[name] = _Kind()

@@ -1,0 +1,23 @@
+"""`vllm lab`: what a prefix cache would do on a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm.entrypoints.cli.main import dispatch
+
+COMMANDS = {
+    "simulate": "hit rates of policies at capacities",
+    "curve": "the exact LRU hit rate at all capacities, and the offline optimum beside it",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: vllm lab COMMAND ...\n\ncommands:")
+        for name, what in COMMANDS.items():
+            print(f"  {name:<10}  {what}")
+        print("\nReal traces: github.com/kvcache-ai/Mooncake (FAST25-release/traces),")
+        print("github.com/alibaba-edu/qwen-bailian-usagetraces-anon.")
+        return 0 if words else 2
+    return dispatch("vllm lab", COMMANDS, words, prefix="lab_")

@@ -1,0 +1,68 @@
+"""`vllm lab curve`: LRU at all capacities in one pass, and the optimum."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from vllm.entrypoints.cli.lab_io import (
+    add_semantics,
+    add_trace,
+    lab_parser,
+    numbers,
+    positive,
+    progress,
+    read_trace,
+    run,
+    show,
+)
+
+
+def main(words: Sequence[str]) -> int:
+    parser = lab_parser(
+        "curve", "The exact LRU hit rate at all capacities, and the offline optimum beside it."
+    )
+    add_trace(parser)
+    add_semantics(parser)
+    parser.add_argument(
+        "--capacity", type=numbers, metavar="BLOCKS,...", help="These, not a spread over all."
+    )
+    parser.add_argument("--points", type=positive, default=24, help="How many capacities to show.")
+    parser.add_argument(
+        "--all", action="store_true", help="Every capacity; the optimum is left out."
+    )
+    return run(parser, words, _curve)
+
+
+def _curve(args: argparse.Namespace) -> None:
+    from vllm.prefixlab.curve import knots, lru_hits
+    from vllm.prefixlab.optimal import OPTIMAL
+    from vllm.prefixlab.replay import replay
+    from vllm.prefixlab.view import view
+
+    trace = read_trace(args, args.trace)
+    seen = view(trace, args.semantics)
+    hits = lru_hits(seen)
+    accesses = max(1, seen.trace.accesses)
+    limit = hits.size - 1
+    if args.all:
+        shown = range(1, limit + 1)
+    else:
+        shown = args.capacity or knots(limit, args.points)
+    rows = []
+    for capacity in progress(args, shown, "optimum"):
+        at = int(hits[min(capacity, limit)])
+        row = {
+            "semantics": args.semantics,
+            "capacity": capacity,
+            "requests": trace.requests,
+            "accesses": seen.trace.accesses,
+            "lru_hits": at,
+            "lru_hit_rate": at / accesses,
+        }
+        if not args.all:
+            best = int(replay(seen, OPTIMAL, capacity).hits.sum(dtype="int64"))
+            row |= {"optimal_hits": best, "optimal_hit_rate": best / accesses}
+        rows.append(row)
+    ceiling = f"ceiling {int(hits[-1]) / accesses:.4f}: {int(hits[-1]):,} hits, nothing evicted"
+    show(args, rows, f"{trace.name}: LRU at every capacity, {args.semantics} semantics", ceiling)

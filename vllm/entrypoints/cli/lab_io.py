@@ -1,0 +1,184 @@
+"""What the `lab` subcommands share: traces in, tables and JSON out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vllm.config.flags import FlexibleArgumentParser
+
+if TYPE_CHECKING:
+    from vllm.prefixlab.trace import Trace
+
+T = TypeVar("T")
+SEMANTICS = ("flat", "prefix", "engine")
+PIPE_WIDTH = 160  # characters, where there is no terminal to ask
+
+
+def lab_parser(name: str, what: str) -> FlexibleArgumentParser:
+    parser = FlexibleArgumentParser(prog=f"vllm lab {name}", description=what)
+    parser.add_argument("--json", action="store_true", help="JSON for programs, not tables.")
+    parser.add_argument("--no-progress", action="store_true", help="No progress bars.")
+    return parser
+
+
+def add_trace(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    parser.add_argument(
+        "--trace",
+        required=True,
+        metavar="FILE",
+        nargs="+" if several else None,
+        help="A trace; gzip is fine. Its format is told by its first line.",
+    )
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        help="lab, mooncake, bailian, sessions, text, azure, burstgpt, kv-events, oracle-general.",
+    )
+    parser.add_argument(
+        "--block-size", type=positive, metavar="TOKENS", help="Where the trace does not tell it."
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="For text; without it a token is a UTF-8 byte."
+    )
+    parser.add_argument(
+        "--fit", metavar="FILE", help="A trace with ids, whose sharing one without ids is given."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of what is drawn.")
+
+
+def add_semantics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--semantics", choices=SEMANTICS, default="prefix")
+
+
+def read_trace(args: argparse.Namespace, path: str) -> Trace:
+    """The trace, with its bad lines told on stderr. Raises ValueError and OSError."""
+    from vllm.prefixlab.formats import Options, read
+
+    encode: Callable[[str], list[int]] | None = None
+    if args.tokenizer:
+        from vllm.engine.tokenizer import Tokenizer
+
+        encode = Tokenizer(Path(args.tokenizer)).encode
+    fit = read(args.fit) if args.fit else None
+    trace = read(path, args.format, Options(args.block_size, encode, fit, args.seed))
+    for bad in trace.bad:
+        print(f"{path}:{bad.line}: {bad.why}", file=sys.stderr)
+    if trace.bad_count:
+        print(f"{path}: {trace.bad_count} bad lines left out", file=sys.stderr)
+    return trace
+
+
+def run(
+    parser: FlexibleArgumentParser, words: Sequence[str], work: Callable[[argparse.Namespace], None]
+) -> int:
+    """Parse and work; what cannot work is one line and exit code 2."""
+    args = parser.parse_args(list(words))
+    try:
+        work(args)
+    except ModuleNotFoundError as error:
+        if error.name not in ("numba", "matplotlib"):
+            raise
+        parser.error(f"needs {error.name}: pip install 'vllm[lab]'")
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return 0
+
+
+def show(
+    args: argparse.Namespace, rows: Sequence[dict[str, Any]], title: str, note: str = ""
+) -> None:
+    """The rows as JSON, or as a table for people."""
+    if args.json:
+        print(json.dumps(list(rows), indent=1))
+        return
+    table(rows, title, note)
+
+
+def table(rows: Sequence[dict[str, Any]], title: str, note: str = "") -> None:
+    """What is the same in all rows is said once, below the title."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    same = [n for n in names if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
+    said = ", ".join(f"{n.replace('_', ' ')} {_shown(rows[0][n])}" for n in same)
+    drawn = Table(
+        title=f"{title}\n{said}" if said else title,
+        box=SIMPLE_HEAD,
+        title_justify="left",
+        caption=note or None,
+        caption_justify="left",
+    )
+    for name in names:
+        if name not in same:
+            text = any(isinstance(row.get(name), str) for row in rows)
+            heading = name.replace("_", " ")
+            drawn.add_column(heading, justify="left" if text else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(_shown(row.get(name)) for name in names if name not in same))
+    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def progress(args: argparse.Namespace, items: Sequence[T], what: str) -> Iterable[T]:
+    """A bar on stderr; none where nobody would see it."""
+    from tqdm import tqdm
+
+    hidden = args.no_progress or not sys.stderr.isatty()
+    return tqdm(items, desc=what, disable=hidden, leave=False)
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
+    return number
+
+
+def numbers(text: str) -> list[int]:
+    """`1000,3000` or `1k,3k`."""
+    try:
+        found = [
+            int(w[:-1]) * 1000 if w.lower().endswith("k") else int(w) for w in text.split(",") if w
+        ]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not numbers with commas between them: {text}") from None
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError("capacities are at least 1")
+    return found
+
+
+def policies(text: str) -> list[str]:
+    """`lru,quota:chat=0.6,qa=0.4,fifo`: what has a sign in it belongs to the settings before it.
+
+    So does a word behind `allow:` that is no policy's name.
+    """
+    from vllm.kv.evict import POLICIES
+
+    found: list[str] = []
+    for word in (w.strip() for w in text.split(",")):
+        listed = found and found[-1].startswith("allow:") and word not in {*POLICIES, "optimal"}
+        if found and ":" in found[-1] and ":" not in word and ("=" in word or listed):
+            found[-1] += f",{word}"
+        elif word:
+            found.append(word)
+    if not found:
+        raise argparse.ArgumentTypeError("names with commas between them are needed")
+    return found
