@@ -7,12 +7,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from vllm.config.flags import FlexibleArgumentParser
-
-if TYPE_CHECKING:
-    from vllm.prefixlab.trace import Trace
 
 T = TypeVar("T")
 SEMANTICS = ("flat", "prefix", "engine")
@@ -55,8 +52,8 @@ def add_semantics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--semantics", choices=SEMANTICS, default="prefix")
 
 
-def read_trace(args: argparse.Namespace, path: str) -> Trace:
-    """The trace, with its bad lines told on stderr. Raises ValueError and OSError."""
+def read_trace(args: argparse.Namespace, path: str) -> Any:
+    """The `prefixlab.Trace`, with its bad lines told on stderr. Raises ValueError and OSError."""
     from vllm.prefixlab.formats import Options, read
 
     encode: Callable[[str], list[int]] | None = None
