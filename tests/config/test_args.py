@@ -77,6 +77,9 @@ OTHER_VALUES: dict[str, Any] = {
     "disable_log_stats": True,
     "tokenizer_revision": "v2",
     "profiler_config": {"torch_profiler_dir": "somewhere"},
+    "prefix_metrics": "here",
+    "kv_cache_metrics": True,
+    "kv_cache_metrics_sample": 0.5,
 }
 
 # These need prefix caching, which the table above turns off.
