@@ -1,6 +1,7 @@
 // What every store can do; the C interface in terms of C++. See include/vllm/kvstore.h.
 #pragma once
 
+#include <memory>
 #include <span>
 
 #include "hash.h"
@@ -32,13 +33,15 @@ struct Layout {
   }
 };
 
+// What was found stays as it is for as long as this is kept.
+using Lease = std::shared_ptr<void>;
+
 class Cache {
  public:
   virtual ~Cache() = default;
   virtual Status update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors, size_t& updated) = 0;
   virtual Status query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
-                       uint64_t* lease) = 0;
-  virtual Status release(uint64_t lease) = 0;
+                       Lease* lease) = 0;
   virtual Status put(const Digest& key, const void* blob, bool& stored) = 0;
   virtual Status get(const Digest& key, void* blob, bool& found) = 0;
   virtual Status contains(std::span<const Digest> keys, uint8_t* out) = 0;

@@ -1,9 +1,12 @@
 // The C interface: arguments are checked here, exceptions end here.
 #include <exception>
 #include <mutex>
+#include <unordered_map>
 
 #include "chunks.h"
 #include "file_cache.h"
+#include "server.h"
+#include "shared_cache.h"
 
 using namespace kvstore;
 
@@ -11,11 +14,17 @@ struct kvs_cache {
   Layout layout;
   std::mutex mutex;
   std::shared_ptr<Cache> impl;  // none once it is closed; a call in progress keeps its own
+  uint64_t last_lease = 0;
+  std::unordered_map<uint64_t, Lease> leases;
 
   std::shared_ptr<Cache> open() {
     std::lock_guard lock(mutex);
     return impl;
   }
+};
+
+struct kvs_server {
+  std::unique_ptr<Server> impl;
 };
 
 namespace {
@@ -90,7 +99,19 @@ int kvs_open_files(const kvs_layout* layout, const kvs_file_config* config, kvs_
     if (!config || !out) return Status::invalid("config or out is null");
     std::shared_ptr<Cache> impl;
     KVS_TRY(FileCache::open(checked, *config, impl));
-    *out = new kvs_cache{checked, {}, std::move(impl)};
+    *out = new kvs_cache{.layout = checked, .mutex = {}, .impl = std::move(impl), .leases = {}};
+    return {};
+  });
+}
+
+int kvs_open_shared(const kvs_layout* layout, const kvs_shared_config* config, kvs_cache** out) {
+  return guarded([&]() -> Status {
+    Layout checked;
+    KVS_TRY(check(layout, checked));
+    if (!config || !out) return Status::invalid("config or out is null");
+    std::shared_ptr<Cache> impl;
+    KVS_TRY(SharedCache::open(checked, *config, impl));
+    *out = new kvs_cache{.layout = checked, .mutex = {}, .impl = std::move(impl), .leases = {}};
     return {};
   });
 }
@@ -110,12 +131,27 @@ int kvs_query(kvs_cache* cache, const int32_t* prefix, size_t num_prefix, const 
     *matched = 0;
     if (lease) *lease = 0;
     KVS_TRY(check(*cache, prefix, num_prefix, tokens, num_tokens, tensors, true));
-    return c.query({prefix, num_prefix}, {tokens, num_tokens}, tensors, *matched, lease);
+    Lease held;
+    KVS_TRY(c.query({prefix, num_prefix}, {tokens, num_tokens}, tensors, *matched,
+                    lease ? &held : nullptr));
+    if (held) {
+      std::lock_guard lock(cache->mutex);
+      *lease = ++cache->last_lease;
+      cache->leases[*lease] = std::move(held);
+    }
+    return {};
   });
 }
 
 int kvs_release(kvs_cache* cache, uint64_t lease) {
-  return with(cache, [&](Cache& c) { return c.release(lease); });
+  return guarded([&]() -> Status {
+    if (!cache) return Status::invalid("cache is null");
+    std::unique_lock lock(cache->mutex);
+    auto found = cache->leases.extract(lease);
+    lock.unlock();  // its end talks to the daemon
+    if (lease && found.empty()) return Status::invalid("there is no such lease");
+    return {};
+  });
 }
 
 static Digest digest(const uint8_t* key) {
@@ -181,14 +217,52 @@ int kvs_attached(kvs_cache* cache) {
 int kvs_close(kvs_cache* cache) {
   return guarded([&]() -> Status {
     if (!cache) return Status::invalid("cache is null");
-    std::shared_ptr<Cache> impl;
+    std::shared_ptr<Cache> impl;  // ends here, or with the last call in progress
     std::lock_guard lock(cache->mutex);
-    std::swap(impl, cache->impl);  // ends here, or with the last call in progress
+    std::swap(impl, cache->impl);
     return {};
   });
 }
 
 void kvs_free(kvs_cache* cache) { delete cache; }
+
+int kvs_server_open(const char* socket, uint64_t bytes, uint64_t slot_bytes, kvs_server** out) {
+  return guarded([&]() -> Status {
+    if (!socket || !out) return Status::invalid("socket or out is null");
+    auto made = std::make_unique<kvs_server>();
+    KVS_TRY(Server::open(socket, bytes, slot_bytes, made->impl));
+    *out = made.release();
+    return {};
+  });
+}
+
+int kvs_server_run(kvs_server* server, int milliseconds) {
+  return guarded([&] { return server->impl->run(milliseconds); });
+}
+
+int kvs_server_stat(kvs_server* server, kvs_stats* out) {
+  return guarded([&]() -> Status {
+    *out = server->impl->stats();
+    return {};
+  });
+}
+
+int kvs_server_check(kvs_server* server) {
+  return guarded([&]() -> Status {
+    std::string fault = server->impl->check();
+    return fault.empty() ? Status{} : Status::invalid(fault);
+  });
+}
+
+void kvs_server_free(kvs_server* server) { delete server; }
+
+int kvs_daemon_stat(const char* socket, kvs_stats* out) {
+  *out = {};
+  return guarded([&]() -> Status {
+    if (!socket) return Status::invalid("socket is null");
+    return daemon_stat(socket, *out);
+  });
+}
 
 int kvs_root_stat(const char* root, kvs_stats* out) {
   *out = {};

@@ -67,9 +67,8 @@ Status FileCache::update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors
 }
 
 Status FileCache::query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
-                        uint64_t* lease) {
+                        Lease*) {
   matched = 0;
-  if (lease) *lease = 0;
   if (prefix.size() % chunk_) {
     return Status::invalid("prefix has " + std::to_string(prefix.size()) +
                            " tokens, no multiple of the chunk of " + std::to_string(chunk_));
@@ -82,10 +81,6 @@ Status FileCache::query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_
   store_->get(chunks, ok.get());
   matched = leading(ok.get(), chunks.size()) * chunk_;
   return {};
-}
-
-Status FileCache::release(uint64_t lease) {
-  return lease ? Status::invalid("a cache of files has no leases") : Status{};
 }
 
 Status FileCache::keyed() const {

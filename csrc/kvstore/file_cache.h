@@ -15,8 +15,7 @@ class FileCache : public Cache {
 
   Status update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors, size_t& updated) override;
   Status query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
-               uint64_t* lease) override;
-  Status release(uint64_t lease) override;
+               Lease* lease) override;
   Status put(const Digest& key, const void* blob, bool& stored) override;
   Status get(const Digest& key, void* blob, bool& found) override;
   Status contains(std::span<const Digest> keys, uint8_t* out) override;

@@ -66,31 +66,6 @@ class TokenList {
   size_t size_ = 0;
 };
 
-// A stretch of memory that Python shows as a buffer. `owner` keeps it good: a lease, or whose memory
-// it is.
-struct KVTensor {
-  uint64_t data = 0;
-  size_t length = 0;
-  nb::object owner;
-};
-
-int get_buffer(PyObject* self, Py_buffer* view, int flags) {
-  auto* tensor = nb::inst_ptr<KVTensor>(nb::handle(self));
-  if (!tensor->data && tensor->length) {
-    PyErr_SetString(PyExc_BufferError, "this KVTensor points nowhere");
-    return -1;
-  }
-  if (PyBuffer_FillInfo(view, self, reinterpret_cast<void*>(tensor->data), tensor->length, 0, flags)) {
-    return -1;
-  }
-  if (flags & PyBUF_FORMAT) view->format = const_cast<char*>("c");
-  return 0;
-}
-
-PyType_Slot tensor_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)}, {0, nullptr}};
-
-class Cache;
-
 // What was found stays where it is until this goes.
 class Lease {
  public:
@@ -107,6 +82,32 @@ class Lease {
   std::shared_ptr<kvs_cache> cache_;
   uint64_t id_;
 };
+
+// A stretch of memory that Python shows as a buffer. `owner` keeps it good: a lease, or whose memory
+// it is.
+struct KVTensor {
+  uint64_t data = 0;
+  size_t length = 0;
+  nb::object owner;
+};
+
+int get_buffer(PyObject* self, Py_buffer* view, int flags) {
+  auto* tensor = nb::inst_ptr<KVTensor>(nb::handle(self));
+  if (!tensor->data && tensor->length) {
+    PyErr_SetString(PyExc_BufferError, "this KVTensor points nowhere");
+    return -1;
+  }
+  // What was found in place is everybody's, and its pages cannot be written.
+  const bool readonly = nb::isinstance<Lease>(tensor->owner);
+  if (PyBuffer_FillInfo(view, self, reinterpret_cast<void*>(tensor->data), tensor->length, readonly,
+                        flags)) {
+    return -1;
+  }
+  if (flags & PyBUF_FORMAT) view->format = const_cast<char*>("c");
+  return 0;
+}
+
+PyType_Slot tensor_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)}, {0, nullptr}};
 
 class Cache {
  public:
@@ -343,6 +344,41 @@ class Cache {
   uint64_t layers_, tensor_bytes_;
 };
 
+// The daemon, of tests and of `vllm kvstore serve`.
+class Server {
+ public:
+  Server(const std::string& socket, uint64_t size, uint64_t slot_bytes) {
+    kvs_server* server = nullptr;
+    int code;
+    {
+      nb::gil_scoped_release unlocked;
+      code = kvs_server_open(socket.c_str(), size, slot_bytes, &server);
+    }
+    done(code);
+    server_.reset(server);
+  }
+  void run(double seconds) {
+    int code;
+    {
+      nb::gil_scoped_release unlocked;
+      code = kvs_server_run(server_.get(), static_cast<int>(seconds * 1000));
+    }
+    done(code);
+  }
+  nb::dict stat() {
+    kvs_stats stats{};
+    done(kvs_server_stat(server_.get(), &stats));
+    return Cache::as_dict(stats);
+  }
+  void check() { done(kvs_server_check(server_.get())); }
+
+ private:
+  struct Free {
+    void operator()(kvs_server* server) const { kvs_server_free(server); }
+  };
+  std::unique_ptr<kvs_server, Free> server_;
+};
+
 kvs_layout layout(const std::string& space, uint32_t layers, uint64_t tensor_bytes, uint32_t rank,
                   uint32_t world_size, uint32_t threads) {
   return {space.c_str(), layers, tensor_bytes, rank, world_size, threads};
@@ -409,6 +445,24 @@ NB_MODULE(_kvstore, m) {
           nb::kw_only(), "space"_a, "layers"_a, "tensor_bytes"_a, "rank"_a, "world_size"_a,
           "threads"_a, "root"_a, "chunk_tokens"_a, "split"_a, "quota_bytes"_a, "ttl"_a,
           "gc_interval"_a, "global_ttl"_a, "global_gc_interval"_a, "sync"_a, "direct"_a)
+      .def_static(
+          "shared",
+          [](const std::string& space, uint32_t layers, uint64_t tensor_bytes, uint32_t rank,
+             uint32_t world_size, uint32_t threads, const std::string& socket, uint64_t capacity,
+             bool checksums, bool lazy, double retry) {
+            kvs_layout l = layout(space, layers, tensor_bytes, rank, world_size, threads);
+            kvs_shared_config config{socket.c_str(), capacity, checksums, lazy, retry};
+            kvs_cache* cache = nullptr;
+            int code;
+            {
+              nb::gil_scoped_release unlocked;
+              code = kvs_open_shared(&l, &config, &cache);
+            }
+            done(code);
+            return Cache(cache, layers, tensor_bytes);
+          },
+          nb::kw_only(), "space"_a, "layers"_a, "tensor_bytes"_a, "rank"_a, "world_size"_a,
+          "threads"_a, "socket"_a, "capacity"_a, "checksums"_a, "lazy"_a, "retry"_a)
       .def("update", &Cache::update, "prefix"_a.none(), "tokens"_a, "tensors"_a)
       .def("query", &Cache::query, "prefix"_a.none(), "tokens"_a, "tensors"_a)
       .def("locate", &Cache::locate, "prefix"_a.none(), "tokens"_a, "addresses"_a)
@@ -423,6 +477,26 @@ NB_MODULE(_kvstore, m) {
       .def("attached", &Cache::attached)
       .def("close", &Cache::close);
 
+  nb::class_<Server>(m, "Server", "The daemon: an arena of shared memory behind a socket.")
+      .def(nb::init<const std::string&, uint64_t, uint64_t>(), "socket"_a, "size"_a,
+           "slot_bytes"_a = 0)
+      .def("run", &Server::run, "seconds"_a, "Serve for so long.")
+      .def("stat", &Server::stat)
+      .def("check", &Server::check, "Raise when an invariant of its index does not hold.");
+
+  m.def(
+      "daemon_stat",
+      [](const std::string& socket) {
+        kvs_stats stats{};
+        int code;
+        {
+          nb::gil_scoped_release unlocked;
+          code = kvs_daemon_stat(socket.c_str(), &stats);
+        }
+        done(code);
+        return Cache::as_dict(stats);
+      },
+      "socket"_a);
   m.def(
       "root_stat",
       [](const std::string& root) {

@@ -41,6 +41,12 @@ Index::Space* Index::space(const Digest& name, uint32_t unit, uint64_t capacity)
   return space.get();
 }
 
+void Index::sweep() {
+  std::erase_if(spaces_, [](const auto& entry) {
+    return entry.second->used == 0 && entry.second->clients == 0;
+  });
+}
+
 uint64_t Index::hash(const int32_t* unit, uint32_t length) const {
   uint64_t h = seed_;
   for (uint32_t i = 0; i < length; ++i) {

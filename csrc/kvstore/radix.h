@@ -50,6 +50,7 @@ class Index {
     uint32_t unit;
     uint64_t capacity;
     uint64_t used = 0;
+    uint32_t clients = 0;  // that are attached; the owner of the index counts
 
    private:
     friend class Index;
@@ -64,6 +65,8 @@ class Index {
 
   Space* space(const Digest& name, uint32_t unit, uint64_t capacity);
   size_t num_spaces() const { return spaces_.size(); }
+  // Forget spaces that hold nothing and have no clients.
+  void sweep();
 
   // The slots of the longest leading run of units that is stored; it counts as used now.
   std::vector<Slot> match(Space& space, const int32_t* tokens, size_t units);

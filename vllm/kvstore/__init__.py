@@ -8,7 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from vllm.kvstore.api import KVCache
-from vllm.kvstore.config import FileCacheConfig, FilesystemType
+from vllm.kvstore.config import (
+    FileCacheConfig,
+    FilesystemType,
+    SharedMemoryCacheConfig,
+    VineyardCacheConfig,
+)
 from vllm.kvstore.native import library
 from vllm.kvstore.views import numpy_view, torch_view
 
@@ -19,6 +24,8 @@ __all__ = [
     "KVStoreError",
     "KVStoreValueError",
     "KVTensor",
+    "SharedMemoryCacheConfig",
+    "VineyardCacheConfig",
     "numpy_view",
     "torch_view",
 ]

@@ -5,7 +5,8 @@
         matched = cache.query(None, tokens, found)   # found likewise, filled
 
 Tensors may be an array too, `[tokens, layers, 2, ...]`, NumPy's or torch's: then what is found is
-copied into it.
+copied into it. `find` shows what is in shared memory in place. What follows from tokens is stored
+and found by them; blobs that have names of their own, by 32 bytes, with `put` and `get`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm.kvstore.config import CacheConfig, Layout, from_environment, one_of, positive
-from vllm.kvstore.views import addresses
+from vllm.kvstore.native import library
+from vllm.kvstore.views import Match, addresses
 
 Tokens = Sequence[int] | npt.NDArray[np.int32]
 
@@ -119,6 +121,40 @@ class KVCache:
     def batched_query(self, tokens: Tokens, kv_cache_list: Any) -> int:
         """As `query`, which is batched itself."""
         return self.query(tokens, kv_cache_list)
+
+    def find(self, tokens: Tokens, prefix: Tokens | None = None) -> Match:
+        """The longest run of `tokens` (behind `prefix`) in shared memory, in place.
+
+        Raises ValueError for a cache of files, which has nothing in place.
+        """
+        where = np.zeros((len(tokens), self.layer, 2), dtype=np.uint64)
+        count, lease = self._cache.locate(prefix, tokens, where)
+        return Match(count, where, lease, self.tensor_nbytes, library().KVTensor)
+
+    def put(self, key: bytes, blob: npt.NDArray[np.uint8]) -> bool:
+        """Store `2 * layer * tensor_nbytes` bytes under the 32 bytes of a key; whether they are."""
+        stored: bool = self._cache.put(key, blob)
+        return stored
+
+    def get(self, key: bytes, blob: npt.NDArray[np.uint8]) -> bool:
+        """Copy what is stored under a key; False leaves `blob` unspecified."""
+        found: bool = self._cache.get(key, blob)
+        return found
+
+    def contains(self, keys: Sequence[bytes]) -> list[bool]:
+        """Which of the keys are stored."""
+        there: list[bool] = self._cache.contains(list(keys))
+        return there
+
+    def remove(self, key: bytes) -> None:
+        """Forget what is stored under a key."""
+        self._cache.remove(key)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the daemon is there (shared memory), or direct I/O is done (files)."""
+        there: bool = self._cache.attached()
+        return there
 
     def clear(self) -> None:
         """Forget everything that caches of this kind hold."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from vllm.kvstore.native import library
 
+_OBJECT = "llm_cache_object"
 SYNC = {"none": 0, "data": 1, "all": 2}
 
 
@@ -159,6 +160,68 @@ class FileCacheConfig:
         )
 
 
+class SharedMemoryCacheConfig:
+    """The shared memory of the daemon at `socket` (`vllm kvstore serve`), token by token.
+
+    `llm_cache_object_name` tells caches apart that share a daemon. `sync_interval` is how many
+    seconds may pass before a daemon that was away is noticed to be back; what one client stores the
+    others see at once. `block_size` is in how many tokens hosts exchange what they have; what is
+    found here ends at any token. There is no lock and no object of reference counts: their names,
+    `llm_cache_sync_lock` and `llm_ref_cnt_object_name`, are checked and stand for nothing.
+
+    With `verify` a checksum of each token is recorded and checked whenever it is found; such caches
+    see nothing of those without. With `lazy` the daemon need not be there yet.
+    """
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str],
+        block_size: int = 5,
+        sync_interval: float = 3,
+        llm_cache_sync_lock: str = "llmCacheSyncLock",
+        llm_cache_object_name: str = _OBJECT,
+        llm_ref_cnt_object_name: str = "llm_refcnt_object",
+        *,
+        verify: bool = False,
+        lazy: bool = False,
+    ) -> None:
+        self.socket = os.fspath(socket)
+        if not self.socket:
+            raise ValueError("socket is empty: name the daemon's")
+        self.block_size = positive("block_size", block_size)
+        self.chunk_size = self.block_size
+        self.sync_interval = positive("sync_interval", sync_interval, float)
+        for name, value in (
+            ("llm_cache_sync_lock", llm_cache_sync_lock),
+            ("llm_cache_object_name", llm_cache_object_name),
+            ("llm_ref_cnt_object_name", llm_ref_cnt_object_name),
+        ):
+            if not isinstance(value, str) or not value.isprintable() or not value:
+                raise ValueError(f"{name} is a printable name, not {value!r}")
+        self.llm_cache_sync_lock = llm_cache_sync_lock
+        self.llm_cache_object_name = llm_cache_object_name
+        self.llm_ref_cnt_object_name = llm_ref_cnt_object_name
+        self.verify = bool(verify)
+        self.lazy = bool(lazy)
+
+    def open(self, layout: Layout, capacity: int) -> Any:
+        """A client of the daemon; its space holds up to `capacity` tokens."""
+        arguments = layout.arguments()
+        if self.llm_cache_object_name != _OBJECT:  # not printable, so no name contains it
+            arguments["space"] = f"{self.llm_cache_object_name}\x1f{layout.space}"
+        return library().Cache.shared(
+            **arguments,
+            socket=self.socket,
+            capacity=capacity,
+            checksums=self.verify,
+            lazy=self.lazy,
+            retry=float(self.sync_interval),
+        )
+
+
+VineyardCacheConfig = SharedMemoryCacheConfig  # its name in the original
+
+
 _PREFIX = "VINEYARD_LLM_CACHE_"
 
 
@@ -182,6 +245,18 @@ def from_environment(environ: Mapping[str, str]) -> CacheConfig | None:
                     "chunk_size": ("CHUNK_SIZE", int),
                     "hash_chunk_size": ("HASH_CHUNK_SIZE", int),
                     "root": ("ROOT", str),
+                }
+            )
+        )
+    if _PREFIX + "SHARED_MEMORY" in environ:
+        if _PREFIX + "SOCKET" not in environ:
+            raise ValueError(f"{_PREFIX}SOCKET is not set: the daemon's socket")
+        return SharedMemoryCacheConfig(
+            **given(
+                {
+                    "socket": ("SOCKET", str),
+                    "block_size": ("BLOCK_SIZE", int),
+                    "sync_interval": ("SYNC_INTERVAL", float),
                 }
             )
         )

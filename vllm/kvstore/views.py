@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Sequence
 from types import TracebackType
@@ -48,9 +49,15 @@ def numpy_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> n
 
 
 def torch_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> Any:
-    """The same as a torch tensor; `dtype` is torch's."""
+    """The same as a torch tensor; `dtype` is torch's.
+
+    Torch has no read-only tensors: writing to what was found in place ends the process, since its
+    pages cannot be written.
+    """
     torch: Any = importlib.import_module("torch")
-    flat = torch.frombuffer(tensor, dtype=dtype)
+    memory: Any = (ctypes.c_char * tensor.length).from_address(tensor.data)
+    memory.owner = tensor  # torch keeps the memory object, which keeps the lease
+    flat = torch.frombuffer(memory, dtype=dtype)
     return flat if shape is None else flat.reshape(list(shape))
 
 

@@ -14,6 +14,7 @@ COMMANDS = {
     "complete": "let a server complete text",
     "lab": "study what a prefix cache does on a trace",
     "bench": "measure throughput, latency or a server",
+    "kvstore": "serve and tend the shared KV store",
     "collect-env": "print what a bug report needs",
 }
 

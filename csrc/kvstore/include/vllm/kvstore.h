@@ -68,6 +68,14 @@ typedef struct {
 } kvs_file_config;
 
 typedef struct {
+  const char* socket;  // of the daemon
+  uint64_t capacity;   // tokens that this space may hold, > 0; the largest that a client asked for
+  int32_t checksums;   // 1: record one a token, and find only what has it. A space of its own
+  int32_t lazy;        // 1: open even if the daemon is away
+  double retry;        // seconds between tries to reach a daemon that is away, > 0
+} kvs_shared_config;
+
+typedef struct {
   uint64_t bytes;           // of payload and headers, now
   uint64_t capacity_bytes;  // 0: unbounded
   uint64_t entries;         // tokens in shared memory, files on disk
@@ -83,6 +91,9 @@ KVS_API const char* kvs_error(void);
 
 // ---- a cache ------------------------------------------------------------------------------------
 
+// A daemon that cannot serve this layout, or is not there and should be, is an error.
+KVS_API int kvs_open_shared(const kvs_layout* layout, const kvs_shared_config* config,
+                            kvs_cache** out);
 KVS_API int kvs_open_files(const kvs_layout* layout, const kvs_file_config* config, kvs_cache** out);
 
 // Store the tensors of `tokens`, which follow `prefix`. *updated: how many leading tokens of `tokens`
@@ -95,10 +106,12 @@ KVS_API int kvs_update(kvs_cache* cache, const int32_t* prefix, size_t num_prefi
 // Find the tensors of the longest leading run of `tokens` (behind `prefix`) that is stored.
 // A tensor with data is filled (its length must be tensor_bytes). Shared memory also takes tensors
 // without data and points them into the arena: good until *lease is released; lease may be NULL
-// only where all have data, and is 0 when nothing is held. What lies behind the match is unspecified.
+// only where all have data, and is 0 when nothing is held. The arena's pages cannot be written through
+// such pointers. What lies behind the match is unspecified.
 KVS_API int kvs_query(kvs_cache* cache, const int32_t* prefix, size_t num_prefix,
                       const int32_t* tokens, size_t num_tokens, kvs_tensor* tensors, size_t* matched,
                       uint64_t* lease);
+// Also after kvs_close.
 KVS_API int kvs_release(kvs_cache* cache, uint64_t lease);
 
 // The same store by key: blobs of 2 * layers * tensor_bytes under 32 bytes that name them.
@@ -116,10 +129,28 @@ KVS_API int kvs_clear(kvs_cache* cache);
 KVS_API int kvs_stat(kvs_cache* cache, kvs_stats* out);
 // Whether the daemon is connected now (shared memory), or the store does direct I/O (files).
 KVS_API int kvs_attached(kvs_cache* cache);
-// End its threads, connection and leases; later calls return KVS_CLOSED. Pointers stay mapped until
-// kvs_free, but what they show may change.
+// End its threads and, with the last lease, its connection; later calls return KVS_CLOSED. What was
+// found in place stays good until it is released, or until kvs_free releases all.
 KVS_API int kvs_close(kvs_cache* cache);
 KVS_API void kvs_free(kvs_cache* cache);
+
+// ---- the daemon ---------------------------------------------------------------------------------
+
+typedef struct kvs_server kvs_server;
+
+// An arena of `bytes`, touched page by page, and a socket, 0600, in a folder that only we may enter.
+// Its slots are of slot_bytes (2 * layers * tensor_bytes of a layout); 0: of what the first client
+// needs, and anew whenever nothing is stored and nobody is connected.
+KVS_API int kvs_server_open(const char* socket, uint64_t bytes, uint64_t slot_bytes,
+                            kvs_server** out);
+// Serve for so long (milliseconds; negative: until an error).
+KVS_API int kvs_server_run(kvs_server* server, int milliseconds);
+KVS_API int kvs_server_stat(kvs_server* server, kvs_stats* out);
+// KVS_INVALID, with a text, when an invariant of the index does not hold. For tests.
+KVS_API int kvs_server_check(kvs_server* server);
+KVS_API void kvs_server_free(kvs_server* server);
+// What a running daemon counts, asked over its socket.
+KVS_API int kvs_daemon_stat(const char* socket, kvs_stats* out);
 
 // ---- a folder, whoever's files are in it --------------------------------------------------------
 

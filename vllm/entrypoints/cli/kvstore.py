@@ -1,0 +1,20 @@
+"""`vllm kvstore serve`: the shared KV store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm.entrypoints.cli.main import dispatch
+
+COMMANDS = {
+    "serve": "the daemon that keeps KVs in shared memory",
+}
+
+
+def main(words: Sequence[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: vllm kvstore COMMAND ...\n\ncommands:")
+        for name, what in COMMANDS.items():
+            print(f"  {name:<10}  {what}")
+        return 0 if words else 2
+    return dispatch("vllm kvstore", COMMANDS, words, prefix="kvstore_")
