@@ -1,13 +1,12 @@
 // Chunk files: content-addressed, written aside and renamed, verified on every read.
 //
-//     root/<space, 16 hex>/<split hex>/<split hex>/<key, 64 hex>
-//
-//     header    4,096 bytes, or more for many tokens (see `Header`), then the tokens
-//     payload   the pieces one behind the other, padded to a page
+//     root/.usage                                          the sum of all files' bytes (quota.h)
+//     root/<space, 16 hex>/<split hex>/<split hex>/<key, 64 hex>    a record (record.h)
 //
 // There is no metadata service, since a key names its content: two hosts that write one chunk write
 // the same bytes. Recency is the modification time, which readers refresh by themselves: access
-// times are not kept by most mounts.
+// times are not kept by most mounts. The index of what is oldest is a process's own; a scan makes it
+// whenever what is known of it has grown old.
 #pragma once
 
 #include <atomic>
@@ -16,50 +15,26 @@
 #include <memory>
 #include <thread>
 #include <unordered_set>
-#include <vector>
 
-#include "files.h"
-#include "hash.h"
 #include "pool.h"
 #include "quota.h"
+#include "record.h"
 
 namespace kvstore {
 
-struct Header {
-  char magic[8];
-  uint32_t version;
-  uint32_t header_bytes;  // a multiple of a page
-  uint8_t key[32];
-  uint8_t space[32];
-  uint64_t pieces;
-  uint64_t piece_bytes;
-  uint64_t payload_checksum;
-  uint32_t num_tokens;
-  uint32_t reserved[3];
-  uint64_t checksum;  // of the header's bytes, this field being 0
-
-  uint64_t payload_bytes() const { return pieces * piece_bytes; }
-};
-static_assert(sizeof(Header) == 128);  // Checksum wants multiples of 32
-
 class ChunkStore {
  public:
+  using Chunk = kvstore::Chunk;
   struct Config {
     std::string root;
     Digest space;
     uint32_t split = 2;
     uint64_t pieces = 0, piece_bytes = 0;  // of a chunk
-    uint64_t quota = 0;
-    double ttl = 0, gc_interval = 0, global_ttl = 0, global_gc_interval = 0;
+    uint64_t quota = 0;                    // bytes of all files under the root; 0: none
+    double ttl = 0, gc_interval = 0, global_ttl = 0, global_gc_interval = 0;  // seconds; 0: off
     int sync = KVS_SYNC_NONE;
     bool direct = true;
     unsigned threads = 0;
-  };
-  struct Chunk {
-    Digest key;
-    const int32_t* tokens;
-    size_t num_tokens;
-    const kvs_tensor* tensors;  // config.pieces of config.piece_bytes each
   };
 
   static Status open(const Config& config, std::unique_ptr<ChunkStore>& out);
@@ -67,37 +42,52 @@ class ChunkStore {
 
   // Each chunk's fate; `ok` has room for all. One that is there already is not written again.
   void put(const std::vector<Chunk>& chunks, bool* ok);
+  // What stands behind a chunk that is not there is not read: a match ends there.
   void get(const std::vector<Chunk>& chunks, bool* ok);
   bool contains(const Digest& key) const;
   void remove(const Digest& key);
+  // Delete what nobody used for `ttl` seconds, under the whole root; returns how many files.
   uint64_t gc(double ttl);
+  // Delete all of this space.
   void clear();
 
   bool direct() const { return direct_; }
-  uint64_t file_bytes(size_t num_tokens) const;
   kvs_stats stats();
 
  private:
   explicit ChunkStore(const Config& config);
   std::string path(const Digest& key) const;
+  Status probe();
+  size_t leading(const std::vector<Chunk>& chunks) const;
   bool put_one(const Chunk& chunk);
   bool get_one(const Chunk& chunk);
-  bool write(const Chunk& chunk, const std::string& aside, bool exclusive);
-  bool make_room(uint64_t bytes);
-  void forget(const std::string& path, int fd);
+  Quota::Made make(const std::string& folder, uint64_t bytes, std::string& aside, Fd& out);
+  bool evict_one();
+  void scan();
   void background();
   uint64_t gc_own();
 
+  struct DigestHash {
+    size_t operator()(const Digest& key) const {
+      size_t out;
+      memcpy(&out, key.data(), sizeof out);
+      return out;
+    }
+  };
+
   const Config config_;
+  const Shape shape_;
   const std::string folder_;
   Quota quota_;
   Pool pool_;
   bool direct_ = false;
+
   std::mutex evict_mutex_;
-  std::multimap<double, std::string> oldest_;  // what eviction looks at next; rebuilt by a scan
+  std::multimap<double, std::string> oldest_;  // what eviction looks at next, by time of last use
+  double horizon_ = 0;                         // what was used later may stand behind files not in it
   std::mutex own_mutex_;
-  std::unordered_set<std::string> own_;  // what this client wrote or used, for its own collection
-  std::atomic<uint64_t> hits_{0}, misses_{0}, evicted_{0}, damaged_{0}, names_{0};
+  std::unordered_set<Digest, DigestHash> own_;  // what this client put, for its own collection
+  std::atomic<uint64_t> hits_{0}, misses_{0}, evicted_{0}, damaged_{0};
 
   std::mutex stop_mutex_;
   std::condition_variable stop_wake_;

@@ -7,7 +7,9 @@ namespace kvstore {
 Status FileCache::open(const Layout& layout, const kvs_file_config& config,
                        std::shared_ptr<Cache>& out) {
   if (!config.root || !*config.root) return Status::invalid("root is empty");
-  if (config.chunk_tokens == 0) return Status::invalid("chunk_tokens is 0");
+  if (config.chunk_tokens < 1 || config.chunk_tokens > 65536) {
+    return Status::invalid("chunk_tokens is not from 1 to 65536");
+  }
   if (config.split < 1 || config.split > 4) return Status::invalid("split is not from 1 to 4");
   if (config.sync < KVS_SYNC_NONE || config.sync > KVS_SYNC_ALL) {
     return Status::invalid("sync is none of KVS_SYNC_*");

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <new>
 
 namespace kvstore {
 
@@ -16,7 +17,6 @@ ssize_t read_at(int fd, void* data, size_t length, off_t offset) {
     if (got < 0) return -1;
     if (got == 0) break;
     done += got;
-    if (got % PAGE) break;  // the end; direct I/O cannot go on from here
   }
   return done;
 }
@@ -32,7 +32,7 @@ bool write_at(int fd, const void* data, size_t length, off_t offset) {
   return true;
 }
 
-Status private_folder(const std::string& path) {
+Status make_folder(const std::string& path) {
   for (size_t at = 1; at <= path.size(); ++at) {
     if (at != path.size() && path[at] != '/') continue;
     if (mkdir(path.substr(0, at).c_str(), 0700) && errno != EEXIST) {
@@ -45,24 +45,38 @@ Status private_folder(const std::string& path) {
   return {};
 }
 
-void walk_files(
-    const std::string& root, double tidy,
-    const std::function<void(const std::string&, const char*, const struct stat&)>& visit) {
-  std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(root.c_str()), closedir);
-  if (!folder) return;
-  while (dirent* entry = readdir(folder.get())) {
-    const char* name = entry->d_name;
-    if (!strcmp(name, ".") || !strcmp(name, "..")) continue;
-    std::string path = root + "/" + name;
+namespace {
+
+// Everything in the folder but . and .., as (path, name, status).
+void list(const std::string& folder,
+          const std::function<void(const std::string&, const char*, const struct stat&)>& visit) {
+  std::unique_ptr<DIR, int (*)(DIR*)> open(opendir(folder.c_str()), closedir);
+  if (!open) return;
+  while (dirent* entry = readdir(open.get())) {
+    if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+    std::string path = folder + "/" + entry->d_name;
     struct stat s;
-    if (lstat(path.c_str(), &s)) continue;
-    if (S_ISDIR(s.st_mode)) {
-      walk_files(path, tidy, visit);
-      if (tidy > 0 && wall_clock() - mtime(s) > tidy) rmdir(path.c_str());
-    } else if (S_ISREG(s.st_mode)) {
-      visit(path, name, s);
-    }
+    if (lstat(path.c_str(), &s) == 0) visit(path, entry->d_name, s);
   }
+}
+
+}  // namespace
+
+void walk_files(
+    const std::string& root,
+    const std::function<void(const std::string&, const char*, const struct stat&)>& visit) {
+  list(root, [&](const std::string& path, const char* name, const struct stat& s) {
+    if (S_ISDIR(s.st_mode)) walk_files(path, visit);
+    if (S_ISREG(s.st_mode)) visit(path, name, s);
+  });
+}
+
+void remove_empty_folders(const std::string& root, double age) {
+  list(root, [&](const std::string& path, const char*, const struct stat& s) {
+    if (!S_ISDIR(s.st_mode)) return;
+    remove_empty_folders(path, age);
+    if (wall_clock() - mtime(s) > age) rmdir(path.c_str());  // refused unless it is empty
+  });
 }
 
 double wall_clock() {
@@ -74,8 +88,9 @@ uint8_t* bounce_buffer() {
   struct Free {
     void operator()(uint8_t* p) const { free(p); }
   };
-  static thread_local std::unique_ptr<uint8_t, Free> buffer(
-      static_cast<uint8_t*>(aligned_alloc(PAGE, BOUNCE)));
+  static thread_local std::unique_ptr<uint8_t, Free> buffer;
+  if (!buffer) buffer.reset(static_cast<uint8_t*>(aligned_alloc(PAGE, BOUNCE)));
+  if (!buffer) throw std::bad_alloc();
   return buffer.get();
 }
 

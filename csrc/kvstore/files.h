@@ -9,6 +9,7 @@
 #include <functional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "status.h"
 
@@ -40,18 +41,20 @@ class Fd {
 ssize_t read_at(int fd, void* data, size_t length, off_t offset);
 bool write_at(int fd, const void* data, size_t length, off_t offset);
 
-// A folder that only we may enter; made, with its parents, when it is not there.
-Status private_folder(const std::string& path);
+// Make the folder and its parents, 0700, where they are not there.
+Status make_folder(const std::string& path);
 
-// Every regular file under `root`, as (path, its name, its status). Links are not followed; folders
-// that are empty and older than `tidy` seconds are deleted on the way (0: none).
-void walk_files(const std::string& root, double tidy,
+// Every regular file under `root`, as (path, its name, its status). Links are not followed.
+void walk_files(const std::string& root,
                 const std::function<void(const std::string&, const char*, const struct stat&)>& visit);
+// Delete the folders below `root` that are empty and that nobody changed for `age` seconds.
+void remove_empty_folders(const std::string& root, double age);
 
 inline double mtime(const struct stat& s) { return s.st_mtim.tv_sec + s.st_mtim.tv_nsec * 1e-9; }
 double wall_clock();
 
 // Memory for one transfer, aligned for direct I/O; a thread's own, kept from call to call.
+// Throws std::bad_alloc.
 constexpr size_t BOUNCE = 4 << 20;
 uint8_t* bounce_buffer();
 

@@ -1,9 +1,13 @@
-// How many bytes lie under a root, kept together by all who write there.
+// How many bytes lie under a root, kept together by all who write there, on all hosts.
 //
-// One file, root/.usage, holds the sum; it is changed under a lock of the kernel's (flock), which
-// goes when its holder dies. Writers add before they write and subtract after they delete, so a
-// writer that dies leaves the sum too high, never too low: the quota holds, and the next count
-// (when nothing is left to evict, or by gc) puts the sum right.
+// One file, root/.usage, holds the sum. Whatever changes it happens under that file's lock (flock,
+// which goes when its holder dies), together with the change itself: a file gets its full size when
+// it is made, so what is being written counts from its first moment, and a count of the files at
+// any time gives the sum. A process that dies between the two steps of a change leaves the sum too
+// high, never too low, and the next count puts it right. So the quota is never passed.
+//
+// A file aside (see `aside`) is locked by its writer for as long as it lives; one that can be
+// locked by somebody else has lost its writer.
 #pragma once
 
 #include <mutex>
@@ -12,25 +16,44 @@
 
 namespace kvstore {
 
+constexpr char ASIDE[] = ".new-";  // how the names of files begin that are not whole yet
+
+bool is_aside(const char* name);
+bool is_chunk(const char* name);  // 64 hex digits
+
 class Quota {
  public:
-  Status open(const std::string& root, uint64_t bytes);
+  // limit: bytes; 0: none. Fails where the filesystem has no locks and there is a limit.
+  Status open(const std::string& root, uint64_t limit);
 
-  // Add to the sum. False, and nothing is added, when it would pass the quota.
-  bool reserve(uint64_t bytes);
-  void release(uint64_t bytes);
-  uint64_t used();
-  // Set the sum to what `count` returns, while nobody may change it.
-  void recount(const std::function<uint64_t()>& count);
+  enum class Made { YES, FULL, NO };  // NO: errno says why
+  // A file aside of `bytes`, open with `flags`. FULL, and nothing is made, if that passes the limit.
+  Made make(const std::string& aside, uint64_t bytes, int flags, Fd& out);
+  // Give a file aside its name. One of the same size that has the name already stays instead; one
+  // of another size goes. False: the file aside is gone, or the system refused.
+  bool publish(const std::string& aside, const std::string& path);
+  // Delete a file; with `same`, only if the name still belongs to that one.
+  bool remove(const std::string& path, const struct stat* same = nullptr);
+  // Delete a file aside if its writer is dead.
+  bool remove_abandoned(const std::string& aside);
+  // Set the sum to what lies there, without what dead writers left.
+  uint64_t recount();
 
   uint64_t limit() const { return limit_; }
+  // Seconds, by the clock that the files' times come from, which may be another host's.
+  double now() const;
 
  private:
-  bool change(const std::function<bool(uint64_t&)>& body);
+  bool change(const std::function<void(uint64_t&)>& body);
+  bool lock();
+  uint64_t count() const;
 
+  std::string root_;
   Fd fd_;
-  uint64_t limit_ = 0;  // 0: none
-  std::mutex mutex_;    // flock does not tell one thread from another
+  pid_t opener_ = 0;
+  bool locks_ = true;
+  uint64_t limit_ = 0;
+  std::mutex mutex_;  // flock does not tell one thread from another
 };
 
 }  // namespace kvstore
