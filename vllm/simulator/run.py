@@ -1,17 +1,16 @@
-"""Requests through a simulated engine in virtual time, open loop or by session."""
+"""Requests through simulated engines in virtual time, open loop or by session."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from vllm.config import VllmConfig
 from vllm.core.request import EngineRequest, SequenceOutput
 from vllm.core.retention import CacheHints
-from vllm.engine.capacity import Capacity
-from vllm.engine.core import EngineCore
+from vllm.engine.core import EngineCore, ExecutorFactory
 from vllm.sampling_params import SamplingParams
 from vllm.simulator.clock import VirtualClock
 from vllm.simulator.executor import SimulatedExecutor
@@ -28,6 +27,7 @@ class Ask:
     workload: str = ""
     session: str = ""
     mode: str = ""
+    turn: int = 0
     note: object = None
 
 
@@ -36,6 +36,7 @@ class Told:
     """What became of it. Times in seconds of the simulation."""
 
     ask: Ask
+    replica: int = 0
     first_token: float = 0.0
     finished: float = 0.0
     output_tokens: int = 0
@@ -59,21 +60,62 @@ class Told:
 
 
 Follow = Callable[[Told], Iterable[Ask]]
+Progress = Callable[[int], object]
+
+
+def drive(
+    replicas: Sequence[Simulation],
+    asks: Iterable[Ask],
+    route: Callable[[Ask], int],
+    *,
+    follow: Follow | None = None,
+    progress: Progress | None = None,
+) -> list[Told]:
+    """All requests to their ends, in the order in which they end.
+
+    Each replica has a clock of its own; the one that is behind goes first, so a request is routed
+    by what the replicas are when it comes. follow: what a finished request brings about.
+    """
+    numbers = itertools.count()
+    queue = [(ask.arrival, next(numbers), ask) for ask in asks]
+    heapq.heapify(queue)
+    done: list[Told] = []
+    while True:
+        busy = [replica for replica in replicas if replica.core.has_work]
+        first = min(busy, key=lambda replica: replica.clock.now, default=None)
+        if queue and (first is None or queue[0][0] <= first.clock.now):
+            ask = heapq.heappop(queue)[2]
+            replicas[route(ask)].add(ask)
+            continue
+        if first is None:
+            return done
+        for told in first.step(queue[0][0] if queue else None):
+            done.append(told)
+            if progress is not None:
+                progress(1)
+            for ask in follow(told) if follow is not None else ():
+                heapq.heappush(queue, (ask.arrival, next(numbers), ask))
 
 
 class Simulation:
     """One engine on a virtual clock. The same requests and seed give the same results."""
 
-    def __init__(self, config: VllmConfig) -> None:
+    def __init__(
+        self, config: VllmConfig, number: int = 0, make: ExecutorFactory = SimulatedExecutor
+    ) -> None:
         """Raises ValueError for a configuration that is not the simulator's, in virtual time."""
         if config.simulator is None or config.simulator.clock != "virtual":
             raise ValueError("a simulation needs simulator and simulator_clock virtual")
-        self.core = EngineCore(config, _executor)
+        self.number = number
+        # `random` goes on as long as it may; the other modes say themselves when they end.
+        ends = config.model.eos_token_ids or (config.model.vocab_size - 1,)
+        self._ends = None if config.simulator.mode == "random" else list(ends)
+        self.core = EngineCore(config, make)
         executor = self.core.executor
         assert isinstance(executor, SimulatedExecutor)
         assert isinstance(executor.clock, VirtualClock)
         self.executor, self.clock = executor, executor.clock
-        self._numbers = itertools.count()
+        self._names = itertools.count()
         self._running: dict[str, Told] = {}
 
     def run(
@@ -81,27 +123,10 @@ class Simulation:
         asks: Iterable[Ask],
         *,
         follow: Follow | None = None,
-        progress: Callable[[int], object] | None = None,
+        progress: Progress | None = None,
     ) -> list[Told]:
-        """All requests to their ends, in the order in which they end.
-
-        follow: what a finished request brings about, as the next turn of its session.
-        """
-        queue = [(ask.arrival, next(self._numbers), ask) for ask in asks]
-        heapq.heapify(queue)
-        done: list[Told] = []
-        while queue or self.core.has_work:
-            if not self.core.has_work:
-                self._idle(queue[0][0])
-            while queue and queue[0][0] <= self.clock.now:
-                self._add(heapq.heappop(queue)[2])
-            for told in self._step(queue[0][0] if queue else None):
-                done.append(told)
-                if progress is not None:
-                    progress(1)
-                for ask in follow(told) if follow is not None else ():
-                    heapq.heappush(queue, (ask.arrival, next(self._numbers), ask))
-        return done
+        """All requests to their ends on this engine alone, as `drive` does it."""
+        return drive([self], asks, lambda ask: 0, follow=follow, progress=progress)
 
     def _idle(self, until: float) -> None:
         """No request is here: the tiers take what is only on the device, as in the real loop."""
@@ -110,29 +135,39 @@ class Simulation:
             kv.wait(until - self.clock.now)
         self.clock.sleep_until(until)
 
-    def _add(self, ask: Ask) -> None:
-        name = str(next(self._numbers))
+    def add(self, ask: Ask) -> None:
+        """Give the engine a request, at its arrival or as soon as the clock is there.
+
+        Raises ValueError for a prompt that the context has no room for.
+        """
         room = self.core.capacity.max_model_len - len(ask.prompt)
         if room < 1:
             raise ValueError(
                 f"a prompt of {len(ask.prompt)} tokens is too long for a context of "
                 f"{self.core.capacity.max_model_len}"
             )
+        if not self.core.has_work:
+            self._idle(ask.arrival)
         length = min(ask.max_tokens, room)
-        self._running[name] = Told(ask)
+        name = str(next(self._names))
+        self._running[name] = Told(ask, self.number)
         self.core.add(
             EngineRequest(
                 request_id=name,
                 prompt_token_ids=ask.prompt,
-                params=SamplingParams(max_tokens=length, ignore_eos=True, detokenize=False),
+                params=SamplingParams(
+                    max_tokens=length, ignore_eos=self._ends is None, detokenize=False
+                ),
                 max_tokens=length,
+                eos_token_ids=self._ends or [],
                 arrival=ask.arrival,
                 cache_salt=ask.salt,
                 hints=CacheHints(workload=ask.workload, session=ask.session, mode=ask.mode),
             )
         )
 
-    def _step(self, next_arrival: float | None) -> list[Told]:
+    def step(self, next_arrival: float | None = None) -> list[Told]:
+        """One step; what ended with it. With nothing to do before the next arrival, until then."""
         before = self.clock.now
         outputs = self.core.step().outputs
         ended = [told for output in outputs if (told := self._take(output)) is not None]
@@ -153,7 +188,3 @@ class Simulation:
         told.finished, told.finish_reason = self.clock.now, output.finish_reason
         del self._running[output.request_id]
         return told
-
-
-def _executor(config: VllmConfig, capacity: Capacity) -> SimulatedExecutor:
-    return SimulatedExecutor(config, capacity)

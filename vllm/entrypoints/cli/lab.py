@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vllm.entrypoints.cli.main import dispatch
 
 COMMANDS = {
+    "collect": "who reuses what: four workloads through the simulated engine",
     "simulate": "hit rates of policies at capacities",
     "curve": "the exact LRU hit rate at all capacities, and the offline optimum beside it",
 }
