@@ -19,6 +19,8 @@ class FaultyTier:
     called wherever a thread could lose the processor.
     """
 
+    in_memory = False
+
     def __init__(self, name: str, num_blocks: int) -> None:
         self.name, self.damaged = name, 0
         self.free = list(range(num_blocks))

@@ -262,3 +262,29 @@ def test_load_when_it_is_faster():
     assert (cost.chose_load, cost.chose_compute) == (2, 1)
     least = LoadCost(160, 16, min_tokens=32)
     assert [least.worth_loading(n, 0) for n in (16, 32)] == [False, True]
+
+
+def test_a_job_that_is_revoked_leaves_its_buffers_alone():
+    """So that those who need the blocks need not wait for a disk that hangs."""
+    clock = HeldClock()
+    mover = SteppedMover([FaultyTier("disk", 9)], lanes=2, clock=clock)
+    mover.submit(store("disk"))
+    mover.finish()
+    mover.poll()
+    loading, storing = load("disk"), store("disk", B)
+    mover.submit(loading)
+    mover.submit(storing)
+    mover.begin()
+    mover.advance("disk", 0)  # both are in the tier now
+    mover.advance("disk", 1)
+    clock.now += 2.5
+    assert mover.poll() == ([], [loading, storing])
+    for job in (loading, storing):
+        job.buffers[0][:] = b"x" * len(job.buffers[0])
+    mover.finish()
+    assert mover.poll() == ([loading, storing], [])
+    assert bytes(loading.buffers[0]) == b"x" * len(loading.buffers[0])
+    assert not loading.ok[0]
+    tier = mover.faulty["disk"]
+    assert storing.ok == [True], "it had its own copy"
+    assert bytes(tier.content[tier.slot[B]]) == b"12345678"

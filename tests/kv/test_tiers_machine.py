@@ -300,7 +300,7 @@ class TiersMachine(RuleBasedStateMachine):
         for seq in self.waiting:
             assert self.kv.waits(seq)
         for job in self.mover._pending if self.stepped else ():
-            if job in self.stepped.stores_from_device():
+            if job in self.stepped.stores_from_device() and not job.revoked:
                 for key in job.keys:
                     assert self.kv.index.block(key) is not None, "a block left while it was copied"
 
@@ -342,6 +342,7 @@ class TiersMachine(RuleBasedStateMachine):
         assert not self.kv._computing
         assert not tiers.loads._loads
         assert not tiers.loads._waiting
+        assert not tiers.loads._revoked
         assert not tiers.spills._storing and not tiers.spills._by_seq
         for level in tiers.levels:
             assert not level.shelf._pins

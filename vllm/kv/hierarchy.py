@@ -75,8 +75,6 @@ class Hierarchy:
                 continue
             load = self.loads.get(key)
             if load is not None:
-                if load.late:
-                    break
                 found.append(Hit(key, load.block, load.level.tier.name))
                 continue
             for level in usable:
@@ -153,7 +151,7 @@ class Hierarchy:
 
     def poll(self) -> tuple[list[int], list[int]]:
         """(sequences that have all they waited for, sequences that will not get it)."""
-        done, late = self.mover.poll()
+        done, revoked = self.mover.poll()
         ready: list[int] = []
         failed: set[int] = set()
         for job in done:
@@ -161,16 +159,23 @@ class Hierarchy:
                 self._loaded(job, ready, failed)
             else:
                 self._stored(job)
-        for job in late:
+        for job in revoked:
             if job.kind is Kind.LOAD:
-                failed |= self.loads.late(job)
+                failed |= self.loads.revoke(job)
             elif self.spills.owns(job):
-                self.spills.late(job)
+                self.spills.revoke(job)
+            else:
+                self.write_back.revoke(job)
         for seq in failed:
             self.loads.forget(seq)
         return [seq for seq in ready if seq not in failed], sorted(failed)
 
     def _loaded(self, job: Job, ready: list[int], failed: set[int]) -> None:
+        if job.revoked:
+            for key, load in self.loads.end_revoked(job):
+                if load.private:
+                    self.spills.delete(key)
+            return
         for key, ok in zip(job.keys, job.ok, strict=True):
             load = self.loads.end(key)
             if load.private:

@@ -27,7 +27,7 @@ class Kind(Enum):
 class Job:
     """Some blobs, one way, between buffers and one tier.
 
-    The buffers must stay as they are until the job is done, whatever becomes of its deadline.
+    The buffers must stay as they are until the job is done or revoked.
     """
 
     kind: Kind
@@ -39,6 +39,8 @@ class Job:
     submitted: float = 0.0  # seconds of the mover's clock
     begun: float | None = None
     late: bool = False
+    gate: threading.Lock = field(default_factory=threading.Lock)  # held where buffers are touched
+    revoked: bool = False  # the buffers are not touched any more; the thread may be at it for long
     ok: list[bool] = field(default_factory=list)  # set when done
     broken: bool = False  # the tier raised: it is not only that a key was not there
     withdrawn: bool = False  # nothing was tried
@@ -48,6 +50,11 @@ class Job:
         self.keys.append(key)
         self.buffers.append(buffer)
         self.delete_first += delete_first
+
+    def revoke(self) -> None:
+        """Take the buffers back, now; waits for one copy at most."""
+        with self.gate:
+            self.revoked = True
 
     @property
     def num_bytes(self) -> int:

@@ -1,7 +1,7 @@
 """Blocks on their way up, and who waits for them.
 
 A block is loaded once, however many sequences wait for it. The transfer holds a reference to the
-block until it ends, so a sequence that stops waiting leaves nothing undone.
+block until it ends or is revoked, so a sequence that stops waiting leaves nothing undone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ class Load:
     block: BlockId
     level: Level
     waiters: set[int] = field(default_factory=set)  # sequences
-    late: bool = False
     private: bool = False  # a copy of `spill`: nobody else's
 
 
@@ -37,6 +36,7 @@ class Loads:
         self._mover, self._io, self._pool, self._cost = mover, io, pool, cost
         self._loads: dict[Key, Load] = {}
         self._waiting: dict[int, int] = {}  # sequence -> loads that it waits for
+        self._revoked: dict[Job, list[tuple[Key, Load]]] = {}  # the tier is still at work on them
 
     def __contains__(self, key: Key) -> bool:
         return key in self._loads
@@ -83,13 +83,18 @@ class Loads:
     def awaited(self) -> bool:
         return bool(self._waiting)
 
-    def late(self, job: Job) -> set[int]:
-        """The job has missed its deadline; those who wait for it in vain."""
-        failed: set[int] = set()
-        for key in job.keys:
-            self._loads[key].late = True
-            failed |= self._loads[key].waiters
-        return failed
+    def revoke(self, job: Job) -> set[int]:
+        """The job has missed its deadline and leaves its blocks alone; who waited for them."""
+        pairs = self._revoked[job] = [(key, self._loads.pop(key)) for key in job.keys]
+        self._pool.release([load.block for _, load in pairs])
+        return {seq for _, load in pairs for seq in load.waiters}
+
+    def end_revoked(self, job: Job) -> list[tuple[Key, Load]]:
+        """What it was to load."""
+        pairs = self._revoked.pop(job)
+        for key, load in pairs:
+            load.level.shelf.unpin(key)
+        return pairs
 
     def end(self, key: Key) -> Load:
         """A transfer has ended. The caller gives its reference back, and says who is `served`."""

@@ -13,6 +13,8 @@ import logging
 import threading
 from collections import deque
 
+import numpy as np
+
 from vllm.core.clock import Clock, monotonic
 from vllm.kv.lane import Job, Kind, Lane
 from vllm.kv.lineage import Key
@@ -25,8 +27,9 @@ class Mover:
     """`threads` a tier; at most `max_queued` jobs wait a tier before stores are refused.
 
     A load has `deadline` seconds from its submission, since somebody waits for it; a store from its
-    beginning. A load that has not begun by then is withdrawn, and so are all stores behind a job
-    that hangs: they keep blocks from being evicted.
+    beginning. Then it is withdrawn if it has not begun, and else revoked: its thread touches the
+    buffers no more, however long the tier hangs. Stores behind it are withdrawn too: they keep
+    blocks from being evicted.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Mover:
         self._pending: dict[Job, None] = {}
         self._done: deque[Job] = deque()
         self._wake = threading.Event()
+        self._own = threading.local()  # each thread's memory for one blob
         self._threads: list[threading.Thread] = []
         for lane in self.lanes.values() if asynchronous else ():
             for i in range(threads):
@@ -96,9 +100,9 @@ class Mover:
         self._wake.clear()
 
     def poll(self) -> tuple[list[Job], list[Job]]:
-        """(jobs that are done or were withdrawn, jobs that are late now and go on).
+        """(jobs that are done or were withdrawn, jobs that are revoked now).
 
-        A late job is still reported as done when it ends; until then its buffers are in use.
+        Those are reported as done when they end, too: until then the tier is at work on their keys.
         """
         done: list[Job] = []
         while self._done:
@@ -113,6 +117,7 @@ class Mover:
             if self._withdraw(job):
                 done.append(job)
                 continue
+            job.revoke()
             lane.late += 1
             self._fail(lane, job.kind)
             late.append(job)
@@ -167,11 +172,59 @@ class Mover:
         for key in job.delete_first:
             delete(lane.tier, key)
         for i, (key, buffer) in enumerate(zip(job.keys, job.buffers, strict=True)):
-            ok[i] = _one(lane.tier, job, key, buffer)
+            ok[i] = self._one(lane.tier, job, key, buffer)
         job.seconds = self._clock() - start
         job.ok = ok
         self._done.append(job)
         self._wake.set()
+
+    def _one(self, tier: Tier, job: Job, key: Key, buffer: memoryview) -> bool:
+        try:
+            if job.kind is Kind.LOAD:
+                return self._load(tier, job, key, buffer)
+            return self._store(tier, job, key, buffer)
+        except OSError as error:
+            if not job.broken:  # the first of a job tells for all
+                logger.warning(
+                    "The %s tier cannot %s a block: %s", tier.name, job.kind.value, error
+                )
+            job.broken = True
+        except Exception:
+            if not job.broken:
+                logger.exception("A %s of the %s tier failed", job.kind.value, tier.name)
+            job.broken = True
+        return False
+
+    def _load(self, tier: Tier, job: Job, key: Key, buffer: memoryview) -> bool:
+        own = buffer if tier.in_memory else self._memory(len(buffer))
+        if not tier.in_memory and not tier.read(key, own):
+            return False
+        with job.gate:
+            if job.revoked:
+                return False
+            if tier.in_memory:
+                return tier.read(key, buffer)
+            copy(buffer, own)
+            return True
+
+    def _store(self, tier: Tier, job: Job, key: Key, buffer: memoryview) -> bool:
+        with job.gate:
+            if job.revoked:
+                return False
+            if tier.in_memory:
+                tier.write(key, buffer)
+                return True
+            own = self._memory(len(buffer))
+            copy(own, buffer)
+        tier.write(key, own)
+        return True
+
+    def _memory(self, size: int) -> memoryview:
+        """What a tier that may hang is given in place of a buffer that others wait for."""
+        if not hasattr(self._own, "memory"):
+            self._own.memory = memoryview(bytearray(size))
+        memory: memoryview = self._own.memory
+        return memory
 
     def shutdown(self, timeout: float = 2.0) -> None:
         """End the threads; one that hangs in a tier is left behind (they are daemons)."""
@@ -184,22 +237,9 @@ class Mover:
             lane.tier.close()
 
 
-def _one(tier: Tier, job: Job, key: Key, buffer: memoryview) -> bool:
-    try:
-        if job.kind is Kind.LOAD:
-            return tier.read(key, buffer)
-        tier.write(key, buffer)
-    except OSError as error:
-        if not job.broken:  # the first of a job tells for all
-            logger.warning("The %s tier cannot %s a block: %s", tier.name, job.kind.value, error)
-        job.broken = True
-        return False
-    except Exception:
-        if not job.broken:
-            logger.exception("A %s of the %s tier failed", job.kind.value, tier.name)
-        job.broken = True
-        return False
-    return True
+def copy(target: memoryview, source: memoryview) -> None:
+    """Without holding the interpreter up, as a slice's assignment would."""
+    np.copyto(np.frombuffer(target, dtype=np.uint8), np.frombuffer(source, dtype=np.uint8))
 
 
 def delete(tier: Tier, key: Key) -> None:

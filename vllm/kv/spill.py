@@ -47,7 +47,7 @@ class Spills:
         self._level, self._mover, self._io = level, mover, io
         self._pool, self._loads = pool, loads
         self._by_seq: dict[int, Spilled] = {}
-        self._storing: dict[Key, tuple[Spilled, BlockId]] = {}
+        self._storing: dict[Key, tuple[Spilled, BlockId | None]] = {}  # None: given back
         self._count = 0
 
     # ---- out ----------------------------------------------------------------------------------
@@ -84,10 +84,14 @@ class Spills:
         """Whether a store is one of copies."""
         return job.keys[0] in self._storing
 
-    def late(self, job: Job) -> None:
-        """The tier may hang: the sequence computes anew; its blocks are held until the job ends."""
+    def revoke(self, job: Job) -> None:
+        """The tier hangs: the sequence computes anew, and its blocks are free."""
         for name in job.keys:
-            self._storing[name][0].whole = False
+            spilled, block = self._storing[name]
+            assert block is not None
+            self._pool.release([block])
+            self._storing[name] = spilled, None
+            spilled.whole = False
 
     def stored(self, job: Job) -> None:
         """Copies have been made, or not."""
@@ -95,7 +99,8 @@ class Spills:
         shelf = self._level.shelf
         for name, ok in zip(job.keys, job.ok, strict=True):
             spilled, block = self._storing.pop(name)
-            self._pool.release([block])
+            if block is not None:
+                self._pool.release([block])
             if ok:
                 shelf.stored(name, on_device=False)
                 shelf.pin(name)
@@ -156,7 +161,7 @@ class Spills:
 
     def blocks(self) -> list[BlockId]:
         """One for each reference that copies hold."""
-        return [block for _, block in self._storing.values()]
+        return [block for _, block in self._storing.values() if block is not None]
 
     def check(self) -> None:
         for spilled in self._by_seq.values():

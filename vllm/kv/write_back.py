@@ -69,7 +69,7 @@ class WriteBack:
         (Else copies would push each other out for ever.)
         """
         for level in self._levels:
-            # At most half of the device: while a tier hangs, what it copies cannot be evicted.
+            # At most half of the device: what is being copied cannot be evicted.
             room = min(
                 level.shelf.room,
                 self._pool.num_blocks - self._pool.num_blocks // 2 - self._pool.pinned,
@@ -116,16 +116,21 @@ class WriteBack:
         """A store has ended; the keys that the tier has now."""
         made = []
         for key, ok in zip(job.keys, job.ok, strict=True):
-            if source is None:
-                self._pool.unpin(key)
-            else:
+            if source is not None:
                 source.shelf.unpin(key)
+            elif not job.revoked:
+                self._pool.unpin(key)
             if ok:
                 level.shelf.stored(key, on_device=self._index.block(key) is not None)
                 made.append(key)
             else:
                 level.shelf.failed(key)
         return made
+
+    def revoke(self, job: Job) -> None:
+        """The tier hangs: what is on the device may be evicted, copied or not."""
+        for key in job.keys if job.source is None else ():
+            self._pool.unpin(key)
 
     def evicted(self, keys: list[Key]) -> None:
         """The device has let these go."""

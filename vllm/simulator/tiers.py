@@ -18,6 +18,8 @@ from vllm.simulator.clock import VirtualClock
 class ModelledTier:
     """Holds keys without their bytes; a read or write fails with probability `failure`."""
 
+    in_memory = True
+
     def __init__(self, name: str, page: memoryview, *, failure: float, seed: int) -> None:
         self.name = name
         self.damaged = 0

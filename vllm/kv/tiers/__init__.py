@@ -16,6 +16,7 @@ class Tier(Protocol):
     """
 
     name: str
+    in_memory: bool  # its calls copy, and never wait for a device or a network
     damaged: int  # blobs that were read so far and were not what they should be
 
     def contains(self, keys: list[Key]) -> list[bool]: ...

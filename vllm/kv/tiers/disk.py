@@ -38,6 +38,7 @@ class DiskTier:
     """Blobs of `block_bytes` under `root`, for caches of this `fingerprint` only."""
 
     name = "disk"
+    in_memory = False
 
     def __init__(self, root: Path, block_bytes: int, fingerprint: bytes) -> None:
         """Raises OSError when the folder cannot be made or written."""

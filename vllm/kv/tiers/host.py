@@ -20,6 +20,7 @@ class HostTier:
     """
 
     name = "host"
+    in_memory = True
     damaged = 0  # memory is trusted
 
     def __init__(self, num_blocks: int, block_bytes: int) -> None:
