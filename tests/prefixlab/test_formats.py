@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from tests.prefixlab.made import chains, seeds
 from vllm.kv.lineage import chain, root
-from vllm.prefixlab.formats import Options, Source, guess, read
+from vllm.prefixlab.formats import Options, Source, guess, read, write
 from vllm.prefixlab.formats.arrivals import fit_sharing
-from vllm.prefixlab.formats.chains import write_lab, write_mooncake
-from vllm.prefixlab.formats.oracle import RECORD, write_oracle
+from vllm.prefixlab.formats.oracle import RECORD
 from vllm.prefixlab.trace import Trace, TraceBuilder, joined
 
 
@@ -282,16 +281,16 @@ def test_fitted_sharing_by_hand() -> None:
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder = tmp_path_factory.mktemp("out")
     trace = chains(seed, 30)
-    write_lab(trace, folder / "lab.jsonl")
+    write(trace, folder / "lab.jsonl", "lab")
     again = read(folder / "lab.jsonl")
     again.check()
     assert columns(again) == columns(trace)
-    write_mooncake(trace, folder / "m.jsonl")
+    write(trace, folder / "m.jsonl", "mooncake")
     moon = read(folder / "m.jsonl", options=Options(block_size=trace.block_size))
     assert ids(moon) == ids(trace)
     assert moon.input_len.tolist() == trace.input_len.tolist()
     assert np.abs(moon.arrival - trace.arrival).max() <= 0.0005
-    write_oracle(trace, folder / "t.oracleGeneral")
+    write(trace, folder / "t.oracleGeneral", "oracle-general")
     flat = read(folder / "t.oracleGeneral")
     assert flat.ids.tolist() == trace.ids.tolist()
 
@@ -301,7 +300,7 @@ def test_oracle_general_byte_by_byte(tmp_path: Path) -> None:
     builder.add([1, 2], 8, 0, 3.0)
     builder.add([1], 4, 0, 5.0)
     path = tmp_path / "t.oracleGeneral"
-    write_oracle(builder.build(), path)
+    write(builder.build(), path, "oracle-general")
     rows = np.fromfile(path, RECORD)
     assert path.stat().st_size == 3 * 24
     assert rows["time"].tolist() == [3, 3, 5]
@@ -317,7 +316,7 @@ def test_libcachesim_reads_what_we_write(tmp_path: Path) -> None:
 
     path = tmp_path / "t.oracleGeneral"
     trace = chains(4, 60)
-    write_oracle(trace, path)
+    write(trace, path, "oracle-general")
     opened = lcs.TraceReader(str(path), lcs.TraceType.ORACLE_GENERAL_TRACE)
     assert [request.obj_id for request in opened] == trace.ids.tolist()
 

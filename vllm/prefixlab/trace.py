@@ -132,6 +132,15 @@ def dense(ids: npt.NDArray[np.int64] | Ints) -> Ints:
     return renamed
 
 
+def next_use(ids: Ints) -> npt.NDArray[np.int64]:
+    """int64 [accesses]: the index of the same id's next access; -1: never again."""
+    order = np.argsort(ids, kind="stable")
+    same = ids[order][1:] == ids[order][:-1]
+    result = np.full(ids.size, -1, np.int64)
+    result[order[:-1][same]] = order[1:][same]
+    return result
+
+
 @dataclass
 class TraceBuilder:
     """Collects requests, refuses what cannot be one, and counts what was refused."""
@@ -267,3 +276,19 @@ def joined(traces: Iterable[Trace], name: str = "mixed") -> Trace:
             )
         offset += trace.universe
     return builder.build()
+
+
+def interleaved(traces: Iterable[Trace]) -> Trace:
+    """One stream of one request of each trace in turn; one that is at its end is left out.
+
+    A request's time is its place in the stream, in seconds.
+    """
+    parts = list(traces)
+    places = [
+        (turn, number) for number, trace in enumerate(parts) for turn in range(trace.requests)
+    ]
+    at = {place: float(i) for i, place in enumerate(sorted(places))}
+    return joined(
+        replace(trace, arrival=np.array([at[turn, number] for turn in range(trace.requests)]))
+        for number, trace in enumerate(parts)
+    )

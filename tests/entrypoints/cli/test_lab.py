@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.prefixlab.made import BLOCK, chains
+from tests.prefixlab.test_reuse import write_metrics
 from vllm.entrypoints.cli.lab import COMMANDS
 from vllm.entrypoints.cli.main import main
-from vllm.prefixlab.formats.chains import write_lab
+from vllm.prefixlab.formats import write
 from vllm.prefixlab.replay import replay
+from vllm.prefixlab.reuse import PARTS, reuse_of
 from vllm.prefixlab.trace import Trace
 from vllm.prefixlab.view import view
 
@@ -25,7 +30,7 @@ def trace() -> Trace:
 @pytest.fixture(scope="module")
 def path(trace: Trace, tmp_path_factory: pytest.TempPathFactory) -> str:
     target = tmp_path_factory.mktemp("lab") / "made.jsonl"
-    write_lab(trace, target)
+    write(trace, target, "lab")
     return str(target)
 
 
@@ -132,6 +137,12 @@ def test_bad_lines_are_told_on_stderr_and_counted(
         (["simulate", "--trace", "PATH", "--capactiy", "3"], "--capactiy"),
         (["curve", "--trace", "PATH", "--points", "0"], "at least 1"),
         (["curve", "--trace", "PATH", "--format", "csv"], "format: 'csv'"),
+        (["advise", "--trace", "PATH", "--share", "1.5"], "at most 1"),
+        (["advise", "--trace", "PATH", "--model", "/nowhere"], "model: '/nowhere'"),
+        (["mixed", "--trace", "PATH", "--policy", "allow,mru"], "'mru' is not one of"),
+        (["convert", "--trace", "PATH", "--to", "csv", "--output", "x"], "--to"),
+        (["convert", "--trace", "PATH", "--to", "lab", "--output", "/no/x"], "/no/x"),
+        (["report", "--trace", "PATH"], "--output"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(
@@ -142,3 +153,108 @@ def test_what_cannot_be_is_said_in_a_line(
 
 def test_a_block_size_is_the_traces_own(capsys: pytest.CaptureFixture[str], path: str) -> None:
     assert f"{BLOCK} tokens a block" in called(capsys, "simulate", "--trace", path)
+
+
+def test_summarize(capsys: pytest.CaptureFixture[str], path: str, trace: Trace) -> None:
+    told = rows(capsys, "summarize", "--trace", path, "--semantics", "engine")
+    reuse = reuse_of(view(trace, "engine"))
+    parts = {row["part"]: row for row in told if "workload" not in row}
+    assert set(parts) == {*PARTS, "ceiling"}
+    assert parts["reuse_fraction"]["mean"] == pytest.approx(reuse.reuse_fraction.mean())
+    assert parts["hits_per_block"]["count"] == view(trace, "engine").trace.universe
+    assert parts["ceiling"]["hit_rate"] == reuse.ceiling
+    assert {row["workload"] for row in told if "workload" in row} == {"chat", "qa"}
+    assert "engine semantics" in called(
+        capsys, "summarize", "--trace", path, path, "--semantics", "engine"
+    )
+
+
+def test_analyze_draws(capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path) -> None:
+    told = rows(capsys, "analyze", "--trace", path, "--plots", str(tmp_path / "plots"))
+    assert [row["part"] for row in told] == list(PARTS)
+    for row in told:
+        values, shares = zip(*row["cdf"], strict=True)
+        assert list(values) == sorted(values) and shares[-1] == 1.0
+    for part in PARTS:
+        assert (tmp_path / "plots" / f"cdf_{part}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "<svg" in (tmp_path / "plots" / f"cdf_{part}.svg").read_text()
+    table = called(capsys, "analyze", "--trace", path)
+    assert "Seconds between two uses" in table and "prefix" in table
+
+
+def test_prefix_metrics_are_a_source(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    prefix = str(write_metrics(tmp_path, chains(2, 60)))
+    told = rows(capsys, "summarize", "--trace", prefix)
+    assert {row["semantics"] for row in told} == {"measured"}
+    assert rows(capsys, "simulate", "--trace", prefix, "--capacity", "30")[0]["requests"] > 0
+
+
+def test_mixed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    paths = []
+    for number, name in enumerate(("one", "two")):
+        paths.append(str(tmp_path / f"{name}.mooncake.jsonl"))
+        part = chains(number, 80)
+        write(replace(part, workloads=("unknown", "unknown")), Path(paths[-1]), "mooncake")
+    words = ("mixed", "--trace", *paths, "--block-size", str(BLOCK), "--capacity", "30,60")
+    told = rows(capsys, *words, "--order", "round-robin")
+    assert [row["workload"] for row in told[:3]] == ["all", "one", "two"]
+    named = {row["policy"].partition(":")[0] for row in told}
+    assert named == {"lru", "fifo", "allow", "workload", "quota", "optimal"}
+    assert any(row["policy"].startswith("quota:one=") for row in told)
+    for at in range(0, len(told), 3):
+        whole, one, two = told[at : at + 3]
+        assert whole["hits"] == one["hits"] + two["hits"]
+        assert whole["requests"] == 160 and one["requests"] == 80
+    by_time = rows(capsys, *words)
+    assert {row["requests"] for row in by_time} == {80, 160}
+    assert [row["hits"] for row in by_time] != [row["hits"] for row in told]
+
+
+def test_advise(capsys: pytest.CaptureFixture[str], path: str) -> None:
+    words = ("advise", "--trace", path, "--share", "0.85", "--policy", "lru,fifo,slru")
+    told = rows(capsys, *words)
+    assert 0.85 in [row["share_of_ceiling"] for row in told["sizes"]]
+    assert len(told["policies"]) == 3
+    assert sum(row["share"] for row in told["misses"]) == pytest.approx(1)
+    assert told["shared_prefixes"] and told["diverged_at_token"]["count"] > 0
+    table = called(capsys, *words, "--model", "llama-3-8b")
+    assert "85% of the ceiling take" in table and "GiB of llama-3-8b" in table
+
+
+def test_convert(capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path) -> None:
+    for form, name in (
+        ("lab", "a.jsonl"),
+        ("mooncake", "b.jsonl.gz"),
+        ("oracle-general", "c.oracleGeneral"),
+    ):
+        out = str(tmp_path / name)
+        told = rows(capsys, "convert", "--trace", path, "--to", form, "--output", out)
+        assert told["accesses"] > 0 and told["bad_lines"] == 0
+        size = ("--block-size", str(BLOCK))
+        same = ("simulate", "--policy", "fifo", "--capacity", "40", "--semantics", "flat")
+        first = rows(capsys, *same, "--trace", path)[0]["hits"]
+        assert rows(capsys, *same, "--trace", out, *size)[0]["hits"] == first
+    out = str(tmp_path / "coarse.jsonl")
+    called(capsys, "convert", "--trace", path, "--to", "lab", "--output", out, "--coarser", "2")
+    assert f"{2 * BLOCK} tokens a block" in called(capsys, "simulate", "--trace", out)
+
+
+def test_report_is_one_page_that_loads_nothing(
+    capsys: pytest.CaptureFixture[str], trace: Trace, tmp_path: Path
+) -> None:
+    evil = tmp_path / "<script>alert(1)<$x$.jsonl"
+    write(replace(trace, workloads=("<b>chat", "qa")), evil, "lab")
+    out = tmp_path / "report.html"
+    words = ("report", "--trace", str(evil), "--output", str(out), "--policy", "fifo,lru")
+    told = rows(capsys, *words, "--semantics", "engine")
+    page = out.read_text()
+    assert told["bytes"] == out.stat().st_size
+    assert page.count("<svg") == 7 and "engine semantics" in page
+    assert "<script" not in page and "<b>" not in page
+    assert "http" not in re.sub(
+        r'xmlns(:\w+)?="[^"]*"|<metadata>.*?</metadata>', "", page, flags=re.S
+    )
+    ET.fromstring(page[page.index("<svg") : page.index("</svg>") + 6])
+    again = tmp_path / "again.html"
+    called(capsys, *words[:3], "--output", str(again), *words[5:], "--semantics", "engine")
+    assert again.read_text() == page, "the same trace is the same page"

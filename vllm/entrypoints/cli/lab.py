@@ -9,7 +9,13 @@ from vllm.entrypoints.cli.main import dispatch
 COMMANDS = {
     "collect": "who reuses what: four workloads through the simulated engine",
     "simulate": "hit rates of policies at capacities",
+    "summarize": "how much is reused, how often and how soon",
+    "analyze": "distributions of reuse, as tables and plots",
     "curve": "the exact LRU hit rate at all capacities, and the offline optimum beside it",
+    "mixed": "several workloads in one stream, and how each of them fares",
+    "advise": "how much memory, which policy, and where misses come from",
+    "convert": "a trace into another format",
+    "report": "one HTML page about a trace, with plots",
 }
 
 

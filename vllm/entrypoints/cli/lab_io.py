@@ -13,6 +13,7 @@ from vllm.config.flags import FlexibleArgumentParser
 
 T = TypeVar("T")
 SEMANTICS = ("flat", "prefix", "engine")
+MAX_TOLD = 20  # bad lines
 PIPE_WIDTH = 160  # characters, where there is no terminal to ask
 
 
@@ -34,7 +35,8 @@ def add_trace(parser: argparse.ArgumentParser, *, several: bool = False) -> None
     parser.add_argument(
         "--format",
         metavar="NAME",
-        help="lab, mooncake, bailian, sessions, text, azure, burstgpt, kv-events, oracle-general.",
+        help="lab, mooncake, bailian, sessions, text, azure, burstgpt, kv-events, oracle-general, "
+        "prefix-metrics.",
     )
     parser.add_argument(
         "--block-size", type=positive, metavar="TOKENS", help="Where the trace does not tell it."
@@ -70,6 +72,23 @@ def read_trace(args: argparse.Namespace, path: str) -> Any:
     return trace
 
 
+def reuse_of_source(args: argparse.Namespace, path: str) -> tuple[str, Any]:
+    """(semantics, `prefixlab.Reuse`) of a trace, or of an engine's prefix metrics as measured."""
+    from vllm.prefixlab.formats.metrics import prefix_of, reuse_of_files
+    from vllm.prefixlab.reuse import reuse_of
+    from vllm.prefixlab.view import view
+
+    prefix = prefix_of(Path(path)) if args.format in (None, "prefix-metrics") else None
+    if prefix is None:
+        return args.semantics, reuse_of(view(read_trace(args, path), args.semantics))
+    reuse, faults = reuse_of_files(prefix)
+    for file, bad in faults[:MAX_TOLD]:
+        print(f"{file}:{bad.line}: {bad.why}", file=sys.stderr)
+    if faults:
+        print(f"{prefix}: {len(faults)} bad lines left out", file=sys.stderr)
+    return "measured", reuse
+
+
 def run(
     parser: FlexibleArgumentParser, words: Sequence[str], work: Callable[[argparse.Namespace], None]
 ) -> int:
@@ -103,32 +122,35 @@ def table(rows: Sequence[dict[str, Any]], title: str, note: str = "") -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     same = [n for n in names if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
-    said = ", ".join(f"{n.replace('_', ' ')} {_shown(rows[0][n])}" for n in same)
-    drawn = Table(
-        title=f"{title}\n{said}" if said else title,
-        box=SIMPLE_HEAD,
-        title_justify="left",
-        caption=note or None,
-        caption_justify="left",
-    )
+    drawn = Table(box=SIMPLE_HEAD)
     for name in names:
         if name not in same:
-            text = any(isinstance(row.get(name), str) for row in rows)
-            heading = name.replace("_", " ")
-            drawn.add_column(heading, justify="left" if text else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(_shown(row.get(name)) for name in names if name not in same))
-    Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)
+            left = any(isinstance(row.get(name), str) for row in rows)
+            heading = Text(name.replace("_", " "))
+            drawn.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for row in rows:  # as Text: what a trace says is no markup
+        drawn.add_row(*(Text(_shown(row.get(name))) for name in names if name not in same))
+    console = Console(
+        highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
+    )
+    said = ", ".join(f"{n.replace('_', ' ')} {_shown(rows[0][n])}" for n in same)
+    for line in (title, said):
+        if line:
+            console.print(line, soft_wrap=True)
+    console.print(drawn)
+    if note:
+        console.print(note + "\n", soft_wrap=True)
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 100 else f"{value:,.1f}"
+        return f"{value:.4f}" if abs(value) <= 1 else f"{value:,.1f}"
     if isinstance(value, int):
         return f"{value:,}"
     return str(value)
@@ -146,6 +168,13 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
+    return number
+
+
+def share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, is {text}")
     return number
 
 

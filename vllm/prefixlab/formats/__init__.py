@@ -90,7 +90,7 @@ Reader = Callable[[Source, Options], Trace]
 
 def readers() -> dict[str, Reader]:
     """Name of a format -> its reader."""
-    from vllm.prefixlab.formats import arrivals, chains, events, oracle, text
+    from vllm.prefixlab.formats import arrivals, chains, events, metrics, oracle, text
 
     return {
         "lab": chains.read_lab,
@@ -102,11 +102,16 @@ def readers() -> dict[str, Reader]:
         "burstgpt": arrivals.read_burstgpt,
         "kv-events": events.read_events,
         "oracle-general": oracle.read_oracle,
+        "prefix-metrics": metrics.read_metrics,
     }
 
 
 def guess(source: Source) -> str:
     """The format by the file's name and beginning. Raises ValueError when it is none of ours."""
+    from vllm.prefixlab.formats.metrics import prefix_of
+
+    if prefix_of(source.path) is not None:
+        return "prefix-metrics"
     if "oraclegeneral" in source.name.lower():
         return "oracle-general"
     head = source.head()
@@ -161,3 +166,18 @@ def read(path: str | Path, format: str | None = None, options: Options | None = 
         told = f"; line {trace.bad[0].line}: {trace.bad[0].why}" if trace.bad else ""
         raise ValueError(f"{path}: no request in it{told}")
     return trace
+
+
+def write(trace: Trace, path: Path, format: str) -> None:
+    """Write the trace, packed when the name ends in .gz. Raises ValueError for other formats."""
+    from vllm.prefixlab.formats import chains, oracle
+
+    writers = {
+        "lab": chains.write_lab,
+        "mooncake": chains.write_mooncake,
+        "oracle-general": oracle.write_oracle,
+    }
+    if format not in writers:
+        raise ValueError(f"format: {format!r} is not one of {', '.join(writers)}")
+    with gzip.open(path, "wb") if path.suffix == ".gz" else open(path, "wb") as file:
+        writers[format](trace, file)  # type: ignore[arg-type]

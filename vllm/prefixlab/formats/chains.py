@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -178,32 +177,30 @@ def _add_turn(
     )
 
 
-def write_mooncake(trace: Trace, path: Path) -> None:
+def write_mooncake(trace: Trace, out: BinaryIO) -> None:
     """Mooncake's fields (ms); other block sizes than 512 must be told to whoever reads it."""
-    with open(path, "w", encoding="utf-8") as out:
-        for r in range(trace.requests):
-            row = {
-                "timestamp": round(float(trace.arrival[r]) * 1e3),
-                "input_length": int(trace.input_len[r]),
-                "output_length": int(trace.output_len[r]),
-                "hash_ids": trace.ids[trace.starts[r] : trace.starts[r + 1]].tolist(),
-            }
-            out.write(json.dumps(row) + "\n")
+    for r in range(trace.requests):
+        row = {
+            "timestamp": round(float(trace.arrival[r]) * 1e3),
+            "input_length": int(trace.input_len[r]),
+            "output_length": int(trace.output_len[r]),
+            "hash_ids": trace.ids[trace.starts[r] : trace.starts[r + 1]].tolist(),
+        }
+        out.write(msgspec.json.encode(row) + b"\n")
 
 
-def write_lab(trace: Trace, path: Path) -> None:
+def write_lab(trace: Trace, out: BinaryIO) -> None:
     """Our own form: nothing of the trace is lost."""
-    with open(path, "w", encoding="utf-8") as out:
-        out.write(json.dumps({"vllm_lab_trace": 1, "block_size": trace.block_size}) + "\n")
-        for r in range(trace.requests):
-            session = int(trace.session[r])
-            row = {
-                "timestamp": float(trace.arrival[r]),
-                "input_length": int(trace.input_len[r]),
-                "output_length": int(trace.output_len[r]),
-                "hash_ids": trace.ids[trace.starts[r] : trace.starts[r + 1]].tolist(),
-                "session": None if session < 0 else session,
-                "turn": int(trace.turn[r]),
-                "workload": trace.workloads[trace.workload[r]],
-            }
-            out.write(json.dumps(row) + "\n")
+    out.write(msgspec.json.encode({"vllm_lab_trace": 1, "block_size": trace.block_size}) + b"\n")
+    for r in range(trace.requests):
+        session = int(trace.session[r])
+        row = {
+            "timestamp": float(trace.arrival[r]),
+            "input_length": int(trace.input_len[r]),
+            "output_length": int(trace.output_len[r]),
+            "hash_ids": trace.ids[trace.starts[r] : trace.starts[r + 1]].tolist(),
+            "session": None if session < 0 else session,
+            "turn": int(trace.turn[r]),
+            "workload": trace.workloads[trace.workload[r]],
+        }
+        out.write(msgspec.json.encode(row) + b"\n")

@@ -5,12 +5,12 @@ uint32 seconds, uint64 id, uint32 bytes, int64 index of the id's next access (-1
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from vllm.prefixlab.formats import Options, Source
-from vllm.prefixlab.trace import MAX_ACCESSES, Trace, dense
+from vllm.prefixlab.trace import MAX_ACCESSES, Trace, dense, next_use
 
 RECORD = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
 PIECE = 1 << 24  # bytes read at once
@@ -45,20 +45,11 @@ def read_oracle(source: Source, options: Options) -> Trace:
     )
 
 
-def write_oracle(trace: Trace, path: Path) -> None:
+def write_oracle(trace: Trace, out: BinaryIO) -> None:
     """All accesses, head to tail, each of size 1."""
     rows = np.zeros(trace.accesses, RECORD)
     rows["time"] = trace.arrival[trace.request]
     rows["id"] = trace.ids
     rows["size"] = 1
     rows["next"] = next_use(trace.ids)
-    rows.tofile(path)
-
-
-def next_use(ids: np.ndarray) -> np.ndarray:
-    """int64 [accesses]: the index of the same id's next access; -1: never again."""
-    order = np.argsort(ids, kind="stable")
-    same = ids[order][1:] == ids[order][:-1]
-    result = np.full(ids.size, -1, np.int64)
-    result[order[:-1][same]] = order[1:][same]
-    return result
+    out.write(rows.tobytes())
