@@ -444,6 +444,8 @@ class KVManager:
                 stored = self._pool.publish(table.blocks[i], key)
                 if self._tiers is not None:
                     self._tiers.on_device(key)
+                    if stored:
+                        self._tiers.write_back.computed(key)
                 if stored and self.events is not None:
                     size = self.spec.block_size
                     parent = table.lineage.key(i - 1) if i else None

@@ -90,6 +90,9 @@ class BlockPool:
     def unpin(self, key: Key) -> None:
         self._pinned.remove(key)
 
+    def is_pinned(self, key: Key) -> bool:
+        return key in self._pinned
+
     @property
     def pinned(self) -> int:
         return len(self._pinned)

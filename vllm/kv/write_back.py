@@ -1,14 +1,17 @@
 """What goes down: blocks are copied before they are about to leave, so that evicting is free.
 
 Nobody asks for stores. What is next in line on the device is copied to the first tier, what is next
-in line there to the second, and what is never about to leave is never copied. An engine that has
-nothing else to do copies everything to every tier that has room, so that a restart finds it.
+in line there to the second. Where the device is full, blocks that sequences still hold are copied
+too when the tier is idle: they may be evicted by the admissions of the very step that ends their
+sequence. An engine that has nothing else to do copies everything to every tier that has room, so
+that a restart finds it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import islice, takewhile
 
 from vllm.core.plan import BlockIO
 from vllm.kv.index import BlockId, Index
@@ -36,6 +39,7 @@ class WriteBack:
         self._reused: OrderedDict[Key, None] = OrderedDict()
         self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
         self._refused: set[Key] = set()  # next in line, and the queue took no more
+        self._fresh: OrderedDict[Key, None] = OrderedDict()  # computed, and not copied yet
 
     def used(self, keys: Iterable[Key]) -> None:
         """These keys served a hit: they are worth keeping when the device lets them go."""
@@ -45,6 +49,11 @@ class WriteBack:
         while len(self._reused) > self._reused_limit:
             self._reused.popitem(last=False)
 
+    def computed(self, key: Key) -> None:
+        """The device has this key's content, and no tier may have it yet."""
+        if self._levels:
+            self._fresh[key] = None
+
     def ahead(self) -> None:
         """Copy down what is next in line to be evicted, as far as the queues take it."""
         if not self._levels:
@@ -52,16 +61,34 @@ class WriteBack:
         first = self._levels[0]
         # Second uses always go; first uses when the tier has nothing else to do.
         idle = self._mover.lanes[first.tier.name].waiting == 0
-        soon = self._pool.next_victims(max(0, self._window - self._pool.free - self._pool.pinned))
+        count = max(0, self._window - self._pool.free - self._pool.pinned)
+        soon = self._pool.next_victims(count)
         pairs = [
             (key, block)
             for key, block in soon
             if (idle or key in self._reused) and not first.shelf.knows(key)
         ]
+        if idle:
+            pairs += self._held(count - len(pairs), {key for key, _ in pairs})
         self._refused = {key for key, _ in self._store(first, pairs)}
         for upper, lower in zip(self._levels, self._levels[1:], strict=False):
             if len(upper.shelf) >= upper.shelf.capacity - self._window:
                 self._cascade(upper, lower, upper.shelf.next_sole(self._window))
+
+    def _held(self, count: int, but: set[Key]) -> list[tuple[Key, BlockId]]:
+        """Blocks of sequences that run: the step that ends these may evict them at once."""
+        first, found = self._levels[0].shelf, self._index.block
+        done = takewhile(lambda key: first.knows(key) or found(key) is None, self._fresh)
+        for key in list(done):
+            del self._fresh[key]
+        some = islice(self._fresh, 4 * self._window)  # a bound on the time, not on the copies
+        held = (
+            (key, at)
+            for key in some
+            if (at := found(key)) is not None
+            and not (key in but or first.knows(key) or self._pool.is_pinned(key))
+        )
+        return list(islice(held, count))
 
     def everything(self) -> None:
         """Copy all that is cached to each tier, into free room only.
@@ -137,6 +164,8 @@ class WriteBack:
         for level in self._levels:
             for key in keys:
                 level.shelf.device_lost(key)
+        for key in keys:
+            self._fresh.pop(key, None)
         if self._refused:
             lane = self._mover.lanes[self._levels[0].tier.name]
             lane.dropped_stores += len(self._refused.intersection(keys))
@@ -144,4 +173,5 @@ class WriteBack:
 
     def clear(self) -> None:
         self._reused.clear()
+        self._fresh.clear()
         self._refused.clear()
