@@ -42,17 +42,6 @@ def test_a_device_with_room_copies_nothing() -> None:
     bench.kv.release(1)
 
 
-def test_what_runs_waits_until_the_tier_is_idle() -> None:
-    bench = Bench(blocks=4, host=8)
-    run(bench, 1, 4)
-    bench.kv.write_back()
-    bench.kv.write_back()  # the first copies are still under way
-    bench.settle()
-    assert writes(bench) == 2
-    bench.kv.release(1)
-    bench.settle()
-
-
 def test_what_another_tier_is_copying_is_left_alone() -> None:
     bench = Bench(blocks=4, host=8)
     run(bench, 1, 4)
