@@ -60,7 +60,7 @@ def _size_or_auto(text: str) -> int | None:
     return None if text.strip() == "auto" else human_size(text)
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -155,7 +155,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
         A value is read as JSON where it is that, else as text. Where `--name JSON` is given too,
         the keys are laid over it.
         """
-        takers = {o for a in self._actions if a.type is _json_object for o in a.option_strings}
+        takers = {o for a in self._actions if a.type is json_object for o in a.option_strings}
         kept: list[str] = []
         given: dict[str, dict[str, Any]] = {}
         left = iter(words)
@@ -170,7 +170,7 @@ class FlexibleArgumentParser(argparse.ArgumentParser):
             whole = given.setdefault(name, {})
             if not dot:
                 try:
-                    whole.update(_json_object(value))
+                    whole.update(json_object(value))
                 except argparse.ArgumentTypeError as error:
                     self.error(f"argument {name}: {error}")
                 continue
@@ -222,7 +222,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str]
             options["type"] = human_size if f.default is not None else _size_or_auto
             options["metavar"] = "N"
         elif kind is dict:
-            options["type"] = _json_object
+            options["type"] = json_object
             options["metavar"] = "JSON"
         else:
             options["type"] = kind

@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TypeVar
 
-from vllm.config import EngineArgs
+from vllm.config import EngineArgs, VllmConfig
 from vllm.config.args import config_to_json
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.core import EngineCore
@@ -26,13 +26,17 @@ def start_engine(
     recorder: Recorder | None = None,
     *,
     serving: bool = True,
+    config: VllmConfig | None = None,
     cls: type[Engine] = AsyncLLM,  # type: ignore[assignment]
 ) -> Engine:
     """An asynchronous engine whose core loads in another process; returns before it has loaded.
 
+    config: what `args` came to, where that is known already.
+
     Raises ValueError, in this process, for arguments that cannot work.
     """
-    config = args.create_engine_config(serving=serving)
+    if config is None:
+        config = args.create_engine_config(serving=serving)
     arguments = json.dumps({"args": json.loads(config_to_json(args)), "serving": serving})
     command = [sys.executable, "-m", "vllm.entrypoints.engine_process"]
     return cls(config, CoreProcess(command, arguments), recorder)

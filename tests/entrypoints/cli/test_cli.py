@@ -132,7 +132,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ServerArgs]]:
 
     calls: list[tuple[Any, ServerArgs]] = []
 
-    def run(engine_args: Any, args: ServerArgs) -> int:
+    def run(engine_args: Any, args: ServerArgs, config: Any) -> int:
         calls.append((engine_args, args))
         return 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -73,12 +74,18 @@ async def test_bench_serve(
     words += ["--num-prompts", "8", "--random-input-len", "10", "--random-output-len", "5"]
     words += ["--max-concurrency", "4", "--request-rate", "200", "--ignore-eos", "--disable-tqdm"]
     words += ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99"]
+    words += ["--goodput", "ttft:100000", "--metadata", "a=b", "--request-id-prefix", "bench"]
     words += ["--save-result", "--result-dir", str(tmp_path), "--result-filename", "out.json"]
     assert await call(*words) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     assert (result["completed"], result["failed"]) == (8, 0)
     assert result["total_output_tokens"] == 40
     assert result["total_cached_tokens"] == 24
+    assert result["request_goodput"] == result["request_throughput"]
+    assert result["a"] == "b"
+    assert {
+        re.sub("-.*", "", asked.request_id.partition("bench")[2]) for asked in engine.asked
+    } == {*map(str, range(8))}
     if backend == "vllm":
         assert result["total_input_tokens"] == 80
     for metric in ("ttft", "tpot", "itl", "e2el"):
@@ -89,6 +96,7 @@ async def test_bench_serve(
     told = capsys.readouterr().out
     assert "Serving Benchmark Result" in told
     assert "P99 TTFT (ms):" in told
+    assert "Request goodput (req/s):" in told
 
 
 async def test_bench_serve_reports_failures(

@@ -1,4 +1,4 @@
-"""`vllm bench throughput|latency|serve`."""
+"""`vllm bench throughput|latency|serve|startup|sweep`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ COMMANDS = {
     "throughput": "tokens a second of the engine in this process, all requests at once",
     "latency": "seconds of one batch of the engine in this process",
     "serve": "latencies and throughput of a server, request by request",
+    "startup": "seconds until an engine can answer",
+    "sweep": "bench serve over many settings of the server and of itself",
 }
 
 

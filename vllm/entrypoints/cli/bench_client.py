@@ -10,29 +10,28 @@ from typing import Any
 
 import httpx
 
+from vllm.entrypoints.cli.bench_datasets import Sample
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
     url: str
     model: str
     chat: bool
-    output_len: int
-    temperature: float
-    ignore_eos: bool
+    extra: dict[str, Any]  # fields of every body
 
-    def body(self, prompt: Any) -> dict[str, Any]:
+    def body(self, sample: Sample) -> dict[str, Any]:
         body = {
             "model": self.model,
-            "temperature": self.temperature,
-            "max_tokens": self.output_len,
+            "max_tokens": sample.output_len,
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if self.ignore_eos:
-            body["ignore_eos"] = True
         if self.chat:
-            return body | {"messages": [{"role": "user", "content": prompt}]}
-        return body | {"prompt": prompt}
+            body["messages"] = [{"role": "user", "content": sample.prompt}]
+        else:
+            body["prompt"] = sample.prompt
+        return body | self.extra
 
 
 @dataclass(slots=True)
@@ -52,12 +51,17 @@ class Answer:
         return (self.latency - self.ttft) / (self.output_tokens - 1)
 
 
-async def ask(client: httpx.AsyncClient, target: Target, prompt: Any) -> Answer:
+async def ask(
+    client: httpx.AsyncClient, target: Target, sample: Sample, request_id: str | None = None
+) -> Answer:
     """Never raises for what the server does: the answer tells."""
+    headers = {"X-Request-Id": request_id} if request_id else None
     answer = Answer()
     start = last = time.perf_counter()
     try:
-        async with client.stream("POST", target.url, json=target.body(prompt)) as response:
+        async with client.stream(
+            "POST", target.url, json=target.body(sample), headers=headers
+        ) as response:
             if response.status_code != 200:
                 text = (await response.aread()).decode("utf-8", "replace")
                 answer.error = f"HTTP {response.status_code}: {text[:500]}"
@@ -94,6 +98,8 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
         buffer += piece
         *complete, buffer = buffer.split(b"\n\n")
         for event in complete:
+            if not event.startswith(b"data: "):
+                continue  # a comment that keeps the connection alive
             data = event.removeprefix(b"data: ")
             if data != b"[DONE]":
                 yield json.loads(data)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import time
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,21 @@ import httpx
 from tqdm import tqdm
 
 from vllm.config import hub
-from vllm.config.flags import FlexibleArgumentParser
+from vllm.config.flags import FlexibleArgumentParser, json_object
 from vllm.engine.tokenizer import Tokenizer
+from vllm.entrypoints.cli import bench_datasets
 from vllm.entrypoints.cli.bench_client import Answer, Target, ask
-from vllm.entrypoints.cli.bench_data import (
-    positive,
-    random_prompts,
-    statistics,
-    usable_ids,
-    write_json,
-)
+from vllm.entrypoints.cli.bench_data import positive, write_json
+from vllm.entrypoints.cli.bench_datasets import Sample, natural
+from vllm.entrypoints.cli.bench_result import METRICS, file_name, parse_goals, result, show
 
 PROG = "vllm bench serve"
-METRICS = {
-    "ttft": "Time to First Token",
-    "tpot": "Time per Output Token (excl. 1st token)",
-    "itl": "Inter-token Latency",
-    "e2el": "End-to-end Latency",
-}
 ENDPOINTS = {
     "vllm": "/v1/completions",
     "openai": "/v1/completions",
     "openai-chat": "/v1/chat/completions",
 }
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty")
 
 
 def make_parser() -> FlexibleArgumentParser:
@@ -50,28 +42,40 @@ def make_parser() -> FlexibleArgumentParser:
     add("--host", default="127.0.0.1")
     add("--port", type=int, default=8000)
     add("--api-key", help="Bearer token, if the server needs one.")
+    add("--header", nargs="+", default=[], metavar="NAME=VALUE", help="Headers of every request.")
+    add("--ready-check-timeout-sec", type=natural, default=0, metavar="S", help="Wait for it.")
     add("--model", help="Model name; default: the first that the server lists.")
+    add("--served-model-name", help="The same; --model then names the tokenizer.")
     add("--tokenizer", help="Folder or hub id; default: the model's.")
-    add("--dataset-name", choices=("random",), default="random")
     add("--num-prompts", type=positive, default=1000, metavar="N")
-    add("--random-input-len", "--input-len", type=positive, default=1024, metavar="N")
-    add("--random-output-len", "--output-len", type=positive, default=128, metavar="N")
-    add("--random-prefix-len", type=int, default=0, metavar="N", help="Tokens that all share.")
-    add("--random-range-ratio", type=float, default=0.0, metavar="R", help="Lengths vary by ±R.")
+    add("--input-len", type=positive, metavar="N", help="Of any dataset that makes prompts.")
+    add("--output-len", type=positive, metavar="N", help="Of any dataset.")
+    bench_datasets.add_flags(parser)
     add("--request-rate", type=float, default=float("inf"), metavar="R", help="Requests a second.")
     add("--burstiness", type=float, default=1.0, help="Shape of the gaps; 1 is a Poisson process.")
+    add("--ramp-up-strategy", choices=("linear", "exponential"), help="Let the rate grow.")
+    add("--ramp-up-start-rps", type=float, metavar="R", help="The rate that it grows from,")
+    add("--ramp-up-end-rps", type=float, metavar="R", help="and to.")
     add("--max-concurrency", type=positive, metavar="N", help="Most requests at once.")
-    add("--num-warmups", type=int, default=0, metavar="N", help="Requests before measuring.")
+    add("--num-warmups", type=natural, default=0, metavar="N", help="Requests before measuring.")
     add("--temperature", type=float, default=0.0)
+    for name in SAMPLING[1:]:
+        add("--" + name.replace("_", "-"), type=int if name == "top_k" else float)
     add("--ignore-eos", action="store_true", help="Make every output as long as asked for.")
+    add("--extra-body", type=json_object, metavar="JSON", help="Fields of every body.")
+    add("--request-id-prefix", metavar="TEXT", help="Name the requests TEXT0, TEXT1, ...")
+    add("--profile", action="store_true", help="Have the server write a profile (admin key).")
     add("--seed", type=int, default=0)
+    add("--goodput", nargs="+", default=[], metavar="NAME:MS", help="Limits of a good request.")
     add("--percentile-metrics", default="ttft,tpot,itl", help=f"Of {', '.join(METRICS)}.")
     add("--metric-percentiles", default="99", help="Percentiles, separated by commas.")
     add("--save-result", action="store_true", help="Write the result as JSON.")
     add("--save-detailed", action="store_true", help="Each request's figures too.")
+    add("--append-result", action="store_true", help="Add a line to the file, if it is there.")
     add("--result-dir", default=".", metavar="DIR")
     add("--result-filename", metavar="NAME")
     add("--label", help="Goes into the result.")
+    add("--metadata", nargs="+", default=[], metavar="NAME=VALUE", help="Goes into the result.")
     add("--disable-tqdm", action="store_true", help="No progress bar.")
     return parser
 
@@ -80,164 +84,167 @@ def main(words: Sequence[str]) -> int:
     parser = make_parser()
     args = parser.parse_args(list(words))
     try:
-        args.percentiles = [float(p) for p in args.metric_percentiles.split(",")]
-    except ValueError:
-        parser.error(f"--metric-percentiles: {args.metric_percentiles!r} are not numbers")
-    args.shown = args.percentile_metrics.split(",")
-    if unknown := [name for name in args.shown if name not in METRICS]:
-        parser.error(f"--percentile-metrics: there is no {unknown[0]!r}")
-    if not args.request_rate > 0 or not args.burstiness > 0:
-        parser.error("--request-rate and --burstiness must be above 0")
-    try:
-        result = asyncio.run(_run(args))
+        _check(args)
+        told = asyncio.run(_run(args))
     except (ValueError, OSError) as error:
         parser.error(" ".join(str(error).split()))
     except httpx.HTTPError as error:
         print(f"{PROG}: error: the server cannot be reached: {error!r}", file=sys.stderr)
         return 1
-    _print(result, args)
-    if args.save_result:
-        name = args.result_filename or _file_name(args, result)
-        write_json(Path(args.result_dir) / name, result)
-    return 0 if result["completed"] else 1
+    show(told, args)
+    if args.save_result or args.append_result:
+        path = Path(args.result_dir) / (args.result_filename or file_name(args, told))
+        if args.append_result:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(told) + "\n")
+        else:
+            write_json(path, told)
+    return 0 if told["completed"] else 1
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ValueError for flags that cannot be, and puts the others in shape."""
+    try:
+        args.percentiles = [float(p) for p in args.metric_percentiles.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--metric-percentiles: {args.metric_percentiles!r} are not numbers"
+        ) from None
+    if not all(0 <= p <= 100 for p in args.percentiles):
+        raise ValueError("--metric-percentiles must be between 0 and 100")
+    args.shown = args.percentile_metrics.split(",")
+    if unknown := [name for name in args.shown if name not in METRICS]:
+        raise ValueError(f"--percentile-metrics: there is no {unknown[0]!r}")
+    if not args.request_rate > 0 or not args.burstiness > 0:
+        raise ValueError("--request-rate and --burstiness must be above 0")
+    ramp = (args.ramp_up_start_rps, args.ramp_up_end_rps)
+    if args.ramp_up_strategy is None and ramp != (None, None):
+        raise ValueError("--ramp-up-start-rps and --ramp-up-end-rps need --ramp-up-strategy")
+    if args.ramp_up_strategy is not None:
+        if not all(rate is not None and rate > 0 for rate in ramp):
+            raise ValueError("--ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps")
+        if args.request_rate != float("inf"):
+            raise ValueError("--ramp-up-strategy and --request-rate exclude each other")
+    args.goals = parse_goals(args.goodput)
+    args.header = dict(_pair("--header", text) for text in args.header)
+    args.metadata = dict(_pair("--metadata", text) for text in args.metadata)
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ValueError(f"{flag}: {text!r} must be NAME=VALUE")
+    return name, value
 
 
 async def _run(args: argparse.Namespace) -> dict[str, Any]:
     base = (args.base_url or f"http://{args.host}:{args.port}").rstrip("/")
     headers = {"Authorization": f"Bearer {args.api_key}"} if args.api_key else {}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(headers=headers, timeout=None, limits=limits) as client:
-        models = await client.get(f"{base}/v1/models")
-        models.raise_for_status()
-        model = args.model or models.json()["data"][0]["id"]
-        named = _tokenizer_of(args.tokenizer, model)
-        folder = hub.resolve(named, weights=False, tokenizer_only=True)
-        tokenizer = Tokenizer(folder)
-        prompts: list[Any] = random_prompts(
-            usable_ids(tokenizer),
-            count=args.num_prompts + args.num_warmups,
-            input_len=args.random_input_len,
-            prefix_len=args.random_prefix_len,
-            range_ratio=args.random_range_ratio,
-            seed=args.seed,
-        )
+    async with httpx.AsyncClient(
+        headers=headers | args.header, timeout=None, limits=limits
+    ) as client:
+        listed = await _models(client, base, args.ready_check_timeout_sec)
+        model = args.served_model_name or args.model or listed
+        tokenizer = _tokenizer(args.tokenizer or args.model or listed)
+        chosen = bench_datasets.samples(args, tokenizer, args.num_prompts + args.num_warmups)
         if args.backend == "openai-chat":
-            prompts = [tokenizer.decode(ids) for ids in prompts]
+            chosen = [_as_text(sample, tokenizer) for sample in chosen]
         target = Target(
             url=base + (args.endpoint or ENDPOINTS[args.backend]),
             model=model,
             chat=args.backend == "openai-chat",
-            output_len=args.random_output_len,
-            temperature=args.temperature,
-            ignore_eos=args.ignore_eos,
+            extra=_extra(args),
         )
-        warmups, prompts = prompts[: args.num_warmups], prompts[args.num_warmups :]
-        await asyncio.gather(*(ask(client, target, prompt) for prompt in warmups))
-        answers, duration = await _all(client, target, prompts, args)
-    return _result(args, model, answers, duration)
+        warmups, chosen = chosen[: args.num_warmups], chosen[args.num_warmups :]
+        await asyncio.gather(*(ask(client, target, sample) for sample in warmups))
+        if args.profile:
+            (await client.post(f"{base}/start_profile")).raise_for_status()
+        answers, duration = await _all(client, target, chosen, args)
+        if args.profile:
+            (await client.post(f"{base}/stop_profile")).raise_for_status()
+    return result(args, model, answers, duration)
 
 
-def _tokenizer_of(tokenizer: str | None, model: str) -> str | None:
-    """What to load: what the user names, or the model's; `demo` is the one that ships."""
-    chosen = tokenizer or model
-    return None if chosen == "demo" else chosen
+async def _models(client: httpx.AsyncClient, base: str, patience: float) -> str:
+    """The first model that the server lists, once it is there. Raises httpx.HTTPError."""
+    end = time.monotonic() + patience
+    while True:
+        try:
+            models = await client.get(f"{base}/v1/models")
+            models.raise_for_status()
+            return str(models.json()["data"][0]["id"])
+        except httpx.TransportError:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.5)
+
+
+def _extra(args: argparse.Namespace) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in SAMPLING}
+    extra = {name: value for name, value in given.items() if value is not None}
+    if args.ignore_eos:
+        extra["ignore_eos"] = True
+    return extra | (args.extra_body or {})
+
+
+def _tokenizer(name: str) -> Tokenizer:
+    """`demo` is the one that ships."""
+    folder = hub.resolve(None if name == "demo" else name, weights=False, tokenizer_only=True)
+    return Tokenizer(folder)
+
+
+def _as_text(sample: Sample, tokenizer: Tokenizer) -> Sample:
+    if isinstance(sample.prompt, str):
+        return sample
+    return Sample(tokenizer.decode(sample.prompt), sample.output_len)
 
 
 async def _all(
-    client: httpx.AsyncClient, target: Target, prompts: list[Any], args: argparse.Namespace
+    client: httpx.AsyncClient, target: Target, chosen: list[Sample], args: argparse.Namespace
 ) -> tuple[list[Answer], float]:
-    """Send each prompt at its time; no more than so many at once."""
-    rng = random.Random(args.seed)
-    gate = asyncio.Semaphore(args.max_concurrency or len(prompts))
-    bar = tqdm(total=len(prompts), disable=args.disable_tqdm)
+    """Send each request at its time; no more than so many at once."""
+    gate = asyncio.Semaphore(args.max_concurrency or len(chosen) or 1)
+    bar = tqdm(total=len(chosen), disable=args.disable_tqdm)
+    prefix = args.request_id_prefix
 
-    async def one(prompt: Any, at: float) -> Answer:
+    async def one(number: int, sample: Sample, at: float) -> Answer:
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
         async with gate:
-            answer = await ask(client, target, prompt)
+            name = None if prefix is None else f"{prefix}{number}"
+            answer = await ask(client, target, sample, name)
         bar.update()
         return answer
 
-    start = at = time.perf_counter()
-    tasks = []
-    for prompt in prompts:
-        tasks.append(asyncio.create_task(one(prompt, at)))
-        if args.request_rate != float("inf"):
-            at += rng.gammavariate(args.burstiness, 1 / (args.request_rate * args.burstiness))
+    start = time.perf_counter()
+    times = zip(chosen, arrivals(args, len(chosen)), strict=True)
+    tasks = [
+        asyncio.create_task(one(number, sample, start + at))
+        for number, (sample, at) in enumerate(times)
+    ]
     answers = await asyncio.gather(*tasks)
     duration = time.perf_counter() - start
     bar.close()
     return answers, duration
 
 
-def _result(
-    args: argparse.Namespace, model: str, answers: list[Answer], duration: float
-) -> dict[str, Any]:
-    good = [a for a in answers if a.error is None]
-    asked, made = sum(a.prompt_tokens for a in good), sum(a.output_tokens for a in good)
-    result: dict[str, Any] = {
-        "date": datetime.now().strftime("%Y%m%d-%H%M%S"),
-        "backend": args.backend,
-        "label": args.label,
-        "model_id": model,
-        "num_prompts": len(answers),
-        "request_rate": "inf" if args.request_rate == float("inf") else args.request_rate,
-        "burstiness": args.burstiness,
-        "max_concurrency": args.max_concurrency,
-        "duration": duration,
-        "completed": len(good),
-        "failed": len(answers) - len(good),
-        "total_input_tokens": asked,
-        "total_output_tokens": made,
-        "total_cached_tokens": sum(a.cached_tokens for a in good),
-        "request_throughput": len(good) / duration,
-        "output_throughput": made / duration,
-        "total_token_throughput": (asked + made) / duration,
-    }
-    values = {
-        "ttft": [a.ttft for a in good],
-        "tpot": [a.tpot for a in good if a.output_tokens > 1],
-        "itl": [gap for a in good for gap in a.gaps],
-        "e2el": [a.latency for a in good],
-    }
-    for name, seconds in values.items():
-        for statistic, value in statistics(seconds, args.percentiles).items():
-            result[f"{statistic}_{name}_ms"] = value * 1000
-    result["errors"] = sorted({a.error for a in answers if a.error is not None})[:10]
-    if args.save_detailed:
-        result["input_lens"] = [a.prompt_tokens for a in answers]
-        result["output_lens"] = [a.output_tokens for a in answers]
-        result["ttfts"] = [a.ttft for a in answers]
-        result["itls"] = [a.gaps for a in answers]
-    return result
+def arrivals(args: argparse.Namespace, count: int) -> Iterator[float]:
+    """Seconds from the start to each request, with gaps of a gamma distribution."""
+    rng = random.Random(args.seed)
+    at = 0.0
+    for i in range(count):
+        yield at
+        rate = _rate(args, i / max(1, count - 1))
+        if rate != float("inf"):
+            at += rng.gammavariate(args.burstiness, 1 / (rate * args.burstiness))
 
 
-def _print(result: dict[str, Any], args: argparse.Namespace) -> None:
-    width = 50
-    print(f"{' Serving Benchmark Result ':=^{width}}")
-    cached = result["total_cached_tokens"] / max(1, result["total_input_tokens"])
-    for label, value in (
-        ("Successful requests:", f"{result['completed']}"),
-        ("Failed requests:", f"{result['failed']}"),
-        ("Benchmark duration (s):", f"{result['duration']:.2f}"),
-        ("Total input tokens:", f"{result['total_input_tokens']}"),
-        ("Total generated tokens:", f"{result['total_output_tokens']}"),
-        ("Cached input tokens (%):", f"{cached * 100:.1f}"),
-        ("Request throughput (req/s):", f"{result['request_throughput']:.2f}"),
-        ("Output token throughput (tok/s):", f"{result['output_throughput']:.2f}"),
-        ("Total Token throughput (tok/s):", f"{result['total_token_throughput']:.2f}"),
-    ):
-        print(f"{label:<40}{value:<10}".rstrip())
-    for name in args.shown:
-        print(f"{METRICS[name]:-^{width}}")
-        for statistic in ("mean", "median", *(f"p{p:g}" for p in args.percentiles)):
-            label = f"{statistic.capitalize()} {name.upper()} (ms):"
-            print(f"{label:<40}{result[f'{statistic}_{name}_ms']:<10.2f}".rstrip())
-    print("=" * width)
-    for error in result["errors"]:
-        print(f"error: {error}", file=sys.stderr)
-
-
-def _file_name(args: argparse.Namespace, result: dict[str, Any]) -> str:
-    model = result["model_id"].rstrip("/").split("/")[-1]
-    return f"{args.label or args.backend}-{args.request_rate}qps-{model}-{result['date']}.json"
+def _rate(args: argparse.Namespace, progress: float) -> float:
+    """Requests a second when this share of the requests has been sent."""
+    low, high = args.ramp_up_start_rps, args.ramp_up_end_rps
+    if args.ramp_up_strategy == "linear":
+        return float(low + (high - low) * progress)
+    if args.ramp_up_strategy == "exponential":
+        return float(low * (high / low) ** progress)
+    return float(args.request_rate)

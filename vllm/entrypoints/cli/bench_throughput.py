@@ -8,23 +8,19 @@ from collections.abc import Sequence
 
 from vllm.config import EngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
-from vllm.entrypoints.cli.bench_data import (
-    positive,
-    random_prompts,
-    run_offline,
-    usable_ids,
-    write_json,
-)
+from vllm.entrypoints.cli import bench_datasets
+from vllm.entrypoints.cli.bench_data import positive, run_offline, write_json
+from vllm.entrypoints.cli.bench_datasets import natural
 
 
 def main(words: Sequence[str]) -> int:
     parser = FlexibleArgumentParser(
         prog="vllm bench throughput", description="Tokens a second, all requests given at once."
     )
-    parser.add_argument("--dataset-name", choices=("random",), default="random")
-    parser.add_argument("--input-len", type=positive, default=1024, metavar="N")
-    parser.add_argument("--output-len", type=positive, default=128, metavar="N")
-    parser.add_argument("--prefix-len", type=int, default=0, metavar="N", help="Shared by all.")
+    parser.add_argument("--input-len", type=positive, metavar="N")
+    parser.add_argument("--output-len", type=positive, metavar="N")
+    parser.add_argument("--prefix-len", type=natural, default=0, metavar="N", help="Shared by all.")
+    bench_datasets.add_flags(parser)
     parser.add_argument("--num-prompts", type=positive, default=1000, metavar="N")
     parser.add_argument("--n", type=positive, default=1, help="Outputs a prompt.")
     parser.add_argument("--disable-tqdm", action="store_true", help="No progress bar.")
@@ -37,18 +33,18 @@ def _run(args: argparse.Namespace) -> None:
     from vllm import LLM, SamplingParams
 
     llm = LLM.from_engine_args(EngineArgs.from_mapping(args))
-    prompts = random_prompts(
-        usable_ids(llm.llm_engine.tokenizer),
-        count=args.num_prompts,
-        input_len=args.input_len,
-        prefix_len=args.prefix_len,
-        seed=args.seed,
-    )
-    params = SamplingParams(
-        n=args.n, temperature=1.0, ignore_eos=True, max_tokens=args.output_len, detokenize=True
-    )
+    if llm.llm_engine.tokenizer is None:
+        raise ValueError("benchmarks need a tokenizer")
+    args.random_prefix_len = args.random_prefix_len or args.prefix_len
+    chosen = bench_datasets.samples(args, llm.llm_engine.tokenizer, args.num_prompts)
+    params = [
+        SamplingParams(n=args.n, temperature=1.0, ignore_eos=True, max_tokens=sample.output_len)
+        for sample in chosen
+    ]
     start = time.perf_counter()
-    outputs = llm.generate(prompts, params, use_tqdm=not args.disable_tqdm)
+    outputs = llm.generate(
+        [sample.prompt for sample in chosen], params, use_tqdm=not args.disable_tqdm
+    )
     elapsed = time.perf_counter() - start
     asked = sum(len(o.prompt_token_ids) for o in outputs)
     made = sum(len(c.token_ids) for o in outputs for c in o.outputs)

@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "talk with a server",
     "complete": "let a server complete text",
     "lab": "study what a prefix cache does on a trace",
+    "run-batch": "answer the requests of a file",
     "bench": "measure throughput, latency or a server",
     "kvstore": "serve and tend the shared KV store",
     "collect-env": "print what a bug report needs",

@@ -43,7 +43,8 @@ def main(words: Sequence[str], prog: str = "vllm serve") -> int:
     try:
         args = ServerArgs.from_mapping(parsed)
         engine_args = AsyncEngineArgs.from_mapping(parsed)
-        capacity(engine_args.create_engine_config(serving=True))
+        config = engine_args.create_engine_config(serving=True)
+        capacity(config)
     except (ValueError, OSError) as error:
         parser.error(_one_line(error))
 
@@ -52,7 +53,7 @@ def main(words: Sequence[str], prog: str = "vllm serve") -> int:
 
     configure_logging()
     try:
-        return run(engine_args, args)
+        return run(engine_args, args, config)
     except (ValueError, OSError) as error:
         parser.error(_one_line(error))
 

@@ -9,7 +9,7 @@ import sys
 
 import uvloop
 
-from vllm.config import EngineArgs
+from vllm.config import EngineArgs, VllmConfig
 from vllm.core.errors import EngineDeadError
 from vllm.engine.async_llm import AsyncLLM
 from vllm.entrypoints.openai.app import build_app, routes
@@ -22,23 +22,25 @@ from vllm.version import __version__
 logger = logging.getLogger(__name__)
 
 
-def run(engine_args: EngineArgs, args: ServerArgs) -> int:
+def run(engine_args: EngineArgs, args: ServerArgs, config: VllmConfig) -> int:
     """Load the model and serve it until a signal; the process's exit code.
+
+    config: what `engine_args` came to.
 
     Raises ValueError for arguments that cannot work and OSError for an address that cannot be had.
     """
-    return uvloop.run(_run(engine_args, args))
+    return uvloop.run(_run(engine_args, args, config))
 
 
-async def _run(engine_args: EngineArgs, args: ServerArgs) -> int:
+async def _run(engine_args: EngineArgs, args: ServerArgs, config: VllmConfig) -> int:
     from vllm.entrypoints.engine_process import start_engine
 
     signals = Signals()
     listener = bind(args)
     try:
         with signals.handled():
-            metrics, log = _recorder(engine_args, args)
-            engine: AsyncLLM = start_engine(engine_args, metrics)
+            metrics, log = make_recorder(config, args)
+            engine: AsyncLLM = start_engine(engine_args, metrics, config=config)
             ticking = asyncio.create_task(_tick(log))
             try:
                 if not await _loaded(engine, signals):
@@ -57,11 +59,10 @@ async def _run(engine_args: EngineArgs, args: ServerArgs) -> int:
             os.unlink(args.uds)
 
 
-def _recorder(engine_args: EngineArgs, args: ServerArgs) -> tuple[ServerRecorder | None, StatsLog]:
-    log = StatsLog()
-    if engine_args.disable_log_stats:
-        return None, log
-    config = engine_args.create_engine_config(serving=True)
+def make_recorder(config: VllmConfig, args: ServerArgs) -> tuple[ServerRecorder | None, StatsLog]:
+    """What counts for /metrics, if anything does, and the log's regular line."""
+    if config.disable_log_stats:
+        return None, StatsLog()
     name = (args.served_model_name or [config.model.name])[0]
     log = StatsLog(device="GPU" if config.device.device == "cuda" else "CPU")
     return ServerRecorder(name, log, max_model_len=config.model.max_model_len), log
