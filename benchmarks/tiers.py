@@ -5,8 +5,11 @@ python -m benchmarks.tiers [--rounds 5] [--json results/tiers.json]
 copies       mover and host tier against a plain memcpy of the same bytes on as many threads
 multi-turn   sessions whose KVs fit into device + host but not into the device: against an
              engine whose device holds them all, and against one without tiers
+synchronous  the same with every move between steps (--no-enable-async-swapping)
 fits         the same with all of it inside the device: what the tiers cost then
 restart      first answer to a 2,048-token prompt: cold, and from a disk that is warm
+
+The disk against fio: benchmarks.disk_tier.
 """
 
 from __future__ import annotations
@@ -124,6 +127,7 @@ def sessions(folder: Path, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]
     small, large = need // 2, need + 64
     engines = {
         "tiers": engine(folder, small, **host, **aware),
+        "synchronous": engine(folder, small, enable_async_swapping=False, **host, **aware),
         "no_tiers": engine(folder, small),
         "all_on_device": engine(folder, large),
         "all_on_device_tiers": engine(folder, large, **host, **aware),
@@ -143,6 +147,7 @@ def sessions(folder: Path, rounds: int) -> tuple[dict[str, Any], dict[str, Any]]
         "seconds": timed.seconds,
         "of_all_on_device": timed.ratio("tiers", "all_on_device"),
         "against_no_tiers": timed.ratio("tiers", "no_tiers"),
+        "against_synchronous": timed.ratio("tiers", "synchronous"),
     }
     fits = {"of_no_tiers": timed.ratio("all_on_device_tiers", "all_on_device")}
     return spilled, fits
@@ -195,6 +200,7 @@ def main() -> None:
         ("host load, of memcpy's speed", moved["load_of_memcpy"]),
         ("multi-turn, of all on the device", spilled["of_all_on_device"]),
         ("multi-turn, against no tiers", spilled["against_no_tiers"]),
+        ("multi-turn, against synchronous", spilled["against_synchronous"]),
         ("fits the device, of no tiers", fits["of_no_tiers"]),
         ("restart, warm TTFT of cold", restarted["warm_of_cold"]),
     ]
