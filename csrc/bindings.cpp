@@ -164,61 +164,154 @@ void write_kv(const Tensor& kv, const Tensor& k, const Tensor& v, const Tensor& 
   vllm::write_kv(a);
 }
 
+void check_head_blocks(const Tensor& blocks) {
+  check_rank(blocks, 4, "blocks");
+  TORCH_CHECK(blocks.size(1) == 2 && blocks.is_contiguous(),
+              "vllm_cpu: blocks must be contiguous head blocks [*, 2, B, D], not ", blocks.sizes());
+}
+
+void check_slots(const int64_t* slots, int64_t count, const Tensor& blocks) {
+  const int64_t limit = blocks.size(0) * blocks.size(2);
+  for (int64_t i = 0; i < count; i++)
+    TORCH_CHECK_INDEX(slots[i] >= 0 && slots[i] < limit, "vllm_cpu: slot ", slots[i],
+                      " outside of the arena");
+}
+
+void write_kv_heads(const Tensor& blocks, const Tensor& k, const Tensor& v, const Tensor& slots) {
+  check_head_blocks(blocks);
+  check_same(blocks, k, "k");
+  check_same(blocks, v, "v");
+  const int64_t tokens = k.size(0), bytes = static_cast<int64_t>(blocks.element_size());
+  const vllm::Heads keys = heads_of(k, tokens, "k"), values = heads_of(v, tokens, "v");
+  TORCH_CHECK(k.size(1) == v.size(1) && k.size(2) == blocks.size(3) && v.size(2) == blocks.size(3),
+              "vllm_cpu: k and v must be [T, H, ", blocks.size(3), "], not ", k.sizes(), " and ", v.sizes());
+  check_rank(slots, 2, "slots");
+  TORCH_CHECK(slots.size(0) == tokens && slots.size(1) == k.size(1) && slots.is_contiguous() &&
+                  slots.scalar_type() == at::kLong,
+              "vllm_cpu: slots must be contiguous int64 [", tokens, ", ", k.size(1), "]");
+  vllm::WriteKVHeads a{};
+  a.blocks = static_cast<char*>(blocks.data_ptr());
+  a.k = static_cast<const char*>(keys.data);
+  a.v = static_cast<const char*>(values.data);
+  a.slots = slots.const_data_ptr<int64_t>();
+  a.tokens = tokens;
+  a.heads = k.size(1);
+  a.block_size = blocks.size(2);
+  a.row_bytes = blocks.size(3) * bytes;
+  a.k_token_bytes = keys.token * bytes;
+  a.k_head_bytes = keys.head * bytes;
+  a.v_token_bytes = values.token * bytes;
+  a.v_head_bytes = values.head * bytes;
+  check_slots(a.slots, slots.numel(), blocks);
+  vllm::write_kv_heads(a);
+}
+
+void copy_kv(const Tensor& blocks, const Tensor& source, const Tensor& target) {
+  check_head_blocks(blocks);
+  vllm::CopyKV a{};
+  a.blocks = static_cast<char*>(blocks.data_ptr());
+  a.count = source.numel();
+  a.source = integers<int64_t>(source, a.count, "source");
+  a.target = integers<int64_t>(target, a.count, "target");
+  a.block_size = blocks.size(2);
+  a.row_bytes = blocks.size(3) * static_cast<int64_t>(blocks.element_size());
+  check_slots(a.source, a.count, blocks);
+  check_slots(a.target, a.count, blocks);
+  vllm::copy_kv(a, at::get_num_threads());
+}
+
 // Tables, lengths and starts come from bookkeeping elsewhere: a mistake there shall be an error here, not
-// a read of foreign memory.
-void check_batch(const vllm::Attention& a, int64_t tokens, int64_t blocks, int64_t table_width) {
+// a read of foreign memory. heads: 1 where all heads share a table.
+void check_batch(const vllm::Attention& a, int64_t tokens, int64_t blocks, int64_t table_width, int heads) {
   TORCH_CHECK_INDEX(a.query_start[0] == 0 && a.query_start[a.sequences] == tokens,
                     "vllm_cpu: query_start must go from 0 to the number of tokens, ", tokens);
   for (int s = 0; s < a.sequences; s++) {
-    const int32_t count = a.query_start[s + 1] - a.query_start[s], length = a.seq_lens[s];
-    const int64_t used = (static_cast<int64_t>(length) + a.block_size - 1) / a.block_size;
-    TORCH_CHECK_INDEX(count >= 0 && length >= count && used <= table_width, "vllm_cpu: sequence ", s, " has ",
-                      count, " new tokens, ", length, " KVs and ", table_width, " blocks of ", a.block_size);
-    for (int64_t i = 0; count > 0 && i < used; i++) {
-      const int32_t block = a.tables[s * a.table_stride + i];
-      TORCH_CHECK_INDEX(block >= 0 && block < blocks, "vllm_cpu: block ", block, " of sequence ", s,
-                        " outside of the arena");
+    const int32_t count = a.query_start[s + 1] - a.query_start[s];
+    for (int h = 0; h < heads; h++) {
+      const int32_t length = vllm::length_of(a, s, h);
+      const int64_t used = (static_cast<int64_t>(length) + a.block_size - 1) / a.block_size;
+      TORCH_CHECK_INDEX(count >= 0 && length >= count && used <= table_width, "vllm_cpu: sequence ", s,
+                        " has ", count, " new tokens, ", length, " KVs and ", table_width, " blocks of ",
+                        a.block_size);
+      const int32_t* table = a.tables + s * a.table_stride + h * a.table_head;
+      for (int64_t i = 0; count > 0 && i < used; i++)
+        TORCH_CHECK_INDEX(table[i] >= 0 && table[i] < blocks, "vllm_cpu: block ", table[i], " of sequence ",
+                          s, " outside of the arena");
     }
   }
 }
 
-Tensor attention(const Tensor& q, const Tensor& kv, const Tensor& block_tables, const Tensor& query_start,
-                 const Tensor& seq_lens, double scale, int64_t window) {
-  check_arena(kv);
+// What both kinds of attention share.
+vllm::Attention attention_of(const Tensor& q, const Tensor& kv, int64_t heads, const Tensor& query_start,
+                             int64_t sequences, double scale, Tensor& out) {
   check_same(kv, q, "q");
   const vllm::Heads queries = heads_of(q, q.size(0), "q");
-  const int64_t heads = kv.size(1), dim = kv.size(4), sequences = seq_lens.size(0);
+  const int64_t dim = kv.size(-1);
   TORCH_CHECK(q.size(2) == dim && dim % 16 == 0 && dim <= vllm::kMaxHeadDim,
               "vllm_cpu: head size must be that of kv, a multiple of 16, at most ", vllm::kMaxHeadDim,
               "; q has ", q.size(2), ", kv ", dim);
-  TORCH_CHECK(q.size(1) % heads == 0 && q.size(1) / heads <= vllm::kManyRows, "vllm_cpu: ", q.size(1),
-              " query heads for ", heads, " KV heads");
-  check_rank(block_tables, 2, "block_tables");
-  check_rows(block_tables, "block_tables");
-  TORCH_CHECK(block_tables.scalar_type() == at::kInt && block_tables.size(0) == sequences,
-              "vllm_cpu: block_tables must be int32 [", sequences, ", blocks]");
-  Tensor out = at::empty(q.sizes(), q.options());
+  TORCH_CHECK(heads > 0 && q.size(1) % heads == 0 && q.size(1) / heads <= vllm::kManyRows, "vllm_cpu: ",
+              q.size(1), " query heads for ", heads, " KV heads");
+  out = at::empty(q.sizes(), q.options());
   vllm::Attention a{};
   a.type = type_of(q);
   a.q = queries.data;
   a.out = out.data_ptr();
   a.kv = kv.const_data_ptr();
-  a.tables = block_tables.const_data_ptr<int32_t>();
   a.query_start = integers<int32_t>(query_start, sequences + 1, "query_start");
-  a.seq_lens = integers<int32_t>(seq_lens, sequences, "seq_lens");
   a.q_token = queries.token;
   a.q_head = queries.head;
   a.kv_block = kv.stride(0);
-  a.kv_head = kv.stride(1);
-  a.table_stride = block_tables.stride(0);
   a.sequences = static_cast<int>(sequences);
   a.heads = static_cast<int>(heads);
   a.group = static_cast<int>(q.size(1) / heads);
-  a.block_size = static_cast<int>(kv.size(3));
+  a.block_size = static_cast<int>(kv.size(-2));
   a.head_dim = static_cast<int>(dim);
   a.scale = static_cast<float>(scale);
+  return a;
+}
+
+Tensor attention(const Tensor& q, const Tensor& kv, const Tensor& block_tables, const Tensor& query_start,
+                 const Tensor& seq_lens, double scale, int64_t window) {
+  check_arena(kv);
+  const int64_t sequences = seq_lens.size(0);
+  Tensor out;
+  vllm::Attention a = attention_of(q, kv, kv.size(1), query_start, sequences, scale, out);
+  check_rank(block_tables, 2, "block_tables");
+  check_rows(block_tables, "block_tables");
+  TORCH_CHECK(block_tables.scalar_type() == at::kInt && block_tables.size(0) == sequences,
+              "vllm_cpu: block_tables must be int32 [", sequences, ", blocks]");
+  a.tables = block_tables.const_data_ptr<int32_t>();
+  a.lengths = integers<int32_t>(seq_lens, sequences, "seq_lens");
+  a.kv_head = kv.stride(1);
+  a.table_stride = block_tables.stride(0);
+  a.length_stride = 1;
   a.window = static_cast<int>(window);
-  check_batch(a, q.size(0), kv.size(0), block_tables.size(1));
+  check_batch(a, q.size(0), kv.size(0), block_tables.size(1), 1);
+  if (q.size(0) > 0) vllm::attention(a, at::get_num_threads());
+  return out;
+}
+
+Tensor attention_heads(const Tensor& q, const Tensor& blocks, const Tensor& tables, const Tensor& query_start,
+                       const Tensor& lengths, double scale) {
+  check_head_blocks(blocks);
+  check_rank(tables, 3, "tables");
+  check_rows(tables, "tables");
+  const int64_t sequences = tables.size(0), heads = tables.size(1);
+  TORCH_CHECK(tables.scalar_type() == at::kInt, "vllm_cpu: tables must be int32 [S, H, blocks]");
+  check_rank(lengths, 2, "lengths");
+  check_rows(lengths, "lengths");
+  TORCH_CHECK(lengths.scalar_type() == at::kInt && lengths.size(0) == sequences && lengths.size(1) == heads,
+              "vllm_cpu: lengths must be int32 [", sequences, ", ", heads, "]");
+  Tensor out;
+  vllm::Attention a = attention_of(q, blocks, heads, query_start, sequences, scale, out);
+  a.tables = tables.const_data_ptr<int32_t>();
+  a.lengths = lengths.const_data_ptr<int32_t>();
+  a.table_stride = tables.stride(0);
+  a.table_head = tables.stride(1);
+  a.length_stride = lengths.stride(0);
+  a.length_head = lengths.stride(1);
+  check_batch(a, q.size(0), blocks.size(0), tables.size(2), a.heads);
   if (q.size(0) > 0) vllm::attention(a, at::get_num_threads());
   return out;
 }
@@ -268,6 +361,11 @@ TORCH_LIBRARY(vllm_cpu, m) {
   m.def(
       "attention(Tensor q, Tensor kv, Tensor block_tables, Tensor query_start, Tensor seq_lens, "
       "float scale, int window) -> Tensor");
+  m.def("write_kv_heads(Tensor(a!) blocks, Tensor k, Tensor v, Tensor slots) -> ()");
+  m.def(
+      "attention_heads(Tensor q, Tensor blocks, Tensor tables, Tensor query_start, Tensor lengths, "
+      "float scale) -> Tensor");
+  m.def("copy_kv(Tensor(a!) blocks, Tensor source, Tensor target) -> ()");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor");
   // The instruction set: those that run here (worst first), the one in use, and a switch for tests.
   m.def("isas() -> str[]", [] { return supported(); });
@@ -285,5 +383,8 @@ TORCH_LIBRARY_IMPL(vllm_cpu, CPU, m) {
   m.impl("silu_and_mul", silu_and_mul);
   m.impl("write_kv", write_kv);
   m.impl("attention", attention);
+  m.impl("write_kv_heads", write_kv_heads);
+  m.impl("attention_heads", attention_heads);
+  m.impl("copy_kv", copy_kv);
   m.impl("linear", linear);
 }

@@ -36,12 +36,12 @@ std::vector<Job> cut_queries(const Attention& a) {
   std::vector<Job> jobs;
   for (int s = 0; s < a.sequences; s++) {
     const int count = a.query_start[s + 1] - a.query_start[s];
-    const int start = a.seq_lens[s] - count;
     const int step = count * a.group <= kFewRows ? std::max(count, 1) : std::max(kManyRows / a.group, 1);
     for (int token = 0; token < count; token += step) {
       const int token_end = std::min(token + step, count);
-      const int begin = a.window > 0 ? std::max(start + token - a.window + 1, 0) : 0;
       for (int h = 0; h < a.heads; h++) {
+        const int start = length_of(a, s, h) - count;
+        const int begin = a.window > 0 ? std::max(start + token - a.window + 1, 0) : 0;
         const Piece p{s, h, token, token_end, begin, start + token_end, nullptr};
         jobs.push_back({p, cost(a, p)});
       }

@@ -29,7 +29,7 @@ struct Range {
 };
 inline Range seen(const Attention& a, const Piece& p, int row) {
   const int count = a.query_start[p.sequence + 1] - a.query_start[p.sequence];
-  const int position = a.seq_lens[p.sequence] - count + p.token + row / a.group;
+  const int position = length_of(a, p.sequence, p.head) - count + p.token + row / a.group;
   const int first = a.window > 0 && position >= a.window ? position - a.window + 1 : 0;
   return {first, position + 1};
 }
@@ -38,7 +38,7 @@ inline Range seen(const Attention& a, const Piece& p, int row) {
 // repeats the last one, so that kernels may read whole groups of keys and mask what they made of it.
 template <class T>
 void find_keys(const Attention& a, const Piece& p, int begin, int n, const T** keys) {
-  const int32_t* table = a.tables + p.sequence * a.table_stride;
+  const int32_t* table = a.tables + p.sequence * a.table_stride + p.head * a.table_head;
   const T* head = static_cast<const T*>(a.kv) + p.head * a.kv_head;
   for (int i = 0; i < n;) {
     const int block = (begin + i) / a.block_size, offset = (begin + i) % a.block_size;

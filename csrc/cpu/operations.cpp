@@ -49,6 +49,31 @@ void write_kv(const WriteKV& a) {
   }
 }
 
+void write_kv_heads(const WriteKVHeads& a) {
+  for (int64_t t = 0; t < a.tokens; t++)
+    for (int64_t h = 0; h < a.heads; h++) {
+      const int64_t slot = a.slots[t * a.heads + h], block = slot / a.block_size;
+      char* row = a.blocks + (2 * block * a.block_size + slot % a.block_size) * a.row_bytes;
+      memcpy(row, a.k + t * a.k_token_bytes + h * a.k_head_bytes, a.row_bytes);
+      memcpy(row + a.block_size * a.row_bytes, a.v + t * a.v_token_bytes + h * a.v_head_bytes, a.row_bytes);
+    }
+}
+
+void copy_kv(const CopyKV& a, int threads) {
+  const auto row = [&](int64_t slot) {
+    return a.blocks + (2 * (slot / a.block_size) * a.block_size + slot % a.block_size) * a.row_bytes;
+  };
+  parallel(threads, a.count, rows_worth(a.row_bytes), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) {
+      if (i + 8 < end) __builtin_prefetch(row(a.source[i + 8]));
+      const char* from = row(a.source[i]);
+      char* to = row(a.target[i]);
+      memcpy(to, from, a.row_bytes);
+      memcpy(to + a.block_size * a.row_bytes, from + a.block_size * a.row_bytes, a.row_bytes);
+    }
+  });
+}
+
 void linear(const Linear& a, int threads) {
   const Kernels& k = chosen();
   int64_t done = 0;

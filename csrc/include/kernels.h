@@ -60,6 +60,22 @@ struct WriteKV {
   int64_t k_token_bytes, k_head_bytes, v_token_bytes, v_head_bytes;
 };
 
+// As WriteKV, with a slot of its own for each head: to blocks[slot / B, 0 or 1, slot % B].
+struct WriteKVHeads {
+  char* blocks;  // [head blocks, 2, B, D], contiguous
+  const char *k, *v;
+  const int64_t* slots;  // [T, H]
+  int64_t tokens, heads, block_size, row_bytes;
+  int64_t k_token_bytes, k_head_bytes, v_token_bytes, v_head_bytes;
+};
+
+// Single KVs, key and value, from slot to slot of head blocks. No slot is in both.
+struct CopyKV {
+  char* blocks;  // [head blocks, 2, B, D], contiguous
+  const int64_t *source, *target;  // [count]
+  int64_t count, block_size, row_bytes;
+};
+
 // out = x @ weight.T + bias.
 struct Linear {
   Type type;
@@ -70,20 +86,27 @@ struct Linear {
   int64_t tokens, inputs, outputs, x_stride, weight_stride;
 };
 
-// Causal attention of the last tokens of each sequence over its blocks.
+// Causal attention of the last tokens of each sequence over its blocks. KV head h of sequence s has its
+// blocks at tables[s * table_stride + h * table_head] on, kv_head * h into each, and its length at
+// lengths[s * length_stride + h * length_head]. The heads of a dense sequence share table and length (both
+// head strides are 0); those of a compressed one have their own, over head blocks (kv_head is 0).
 struct Attention {
   Type type;
   const void* q;  // [T, Q, D]: token stride q_token, head stride q_head
   void* out;      // [T, Q, D], contiguous
-  const void* kv;  // [N, H, 2, B, D]: block stride kv_block, head stride kv_head
-  const int32_t* tables;       // [S, *], rows table_stride apart
+  const void* kv;  // blocks of [2, B, D] a head, kv_block apart
+  const int32_t* tables;
   const int32_t* query_start;  // [S + 1]
-  const int32_t* seq_lens;     // [S]
-  int64_t q_token, q_head, kv_block, kv_head, table_stride;
+  const int32_t* lengths;
+  int64_t q_token, q_head, kv_block, kv_head, table_stride, table_head, length_stride, length_head;
   int sequences, heads, group, block_size, head_dim;  // group = Q / H
   float scale;
   int window;  // 0: none
 };
+
+static inline int length_of(const Attention& a, int sequence, int head) {
+  return a.lengths[sequence * a.length_stride + head * a.length_head];
+}
 
 // The queries of tokens [token, token_end) of sequence `sequence` (counted from its first new token)
 // and of the `group` query heads of one KV head, over the KVs [begin, end). Its rows are
@@ -137,6 +160,8 @@ void rms_norm(const RmsNorm&, int threads);
 void rotary(const Rotary&, int threads);
 void silu_and_mul(const SiluAndMul&, int threads);
 void write_kv(const WriteKV&);
+void write_kv_heads(const WriteKVHeads&);
+void copy_kv(const CopyKV&, int threads);
 void linear(const Linear&, int threads);
 void attention(const Attention&, int threads);
 

@@ -64,7 +64,7 @@ def make(bits: tuple[bool, ...], **options) -> LLMEngine:
     }
     engine = LLMEngine.from_engine_args(EngineArgs(**(given | options)))
     core, executor = engine.core, engine.core.executor
-    arena, plain = executor.runner.kv, executor.execute
+    arena, plain = executor.model_runner.kv, executor.execute
     arena.fill_(math.nan)
 
     def execute(plan):

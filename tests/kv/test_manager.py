@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -341,14 +342,26 @@ def test_reset_refuses_while_cached_content_is_held():
 
 
 def test_a_lossy_sequence_publishes_nothing():
+    """What it had published before stays; what it held beside that is free at once."""
     kv = manager(6, size=2)
     kv.admit(1, [1, 2, 3, 4, 5])
     kv.publish(1, [1, 2, 3, 4, 5], 2)
-    kv._tables[1].lineage.lose()
-    kv.publish(1, [1, 2, 3, 4, 5], 5)
-    assert kv.lookup([1, 2, 3, 4], None, 4) == 2
+    lineage = kv._tables[1].lineage
+    shape = kv.spec.num_layers, kv.spec.num_kv_heads
+    assert kv.reserve(1, 2 * kv.heads) is not None
+    kv.check()
+    kv.compact(1, np.full(shape, 2), 5)
+    kv.check()
+    assert lineage.lossy
+    assert kv.compressed(1)
+    assert (kv.kept(1, 5), kv.kept(1, 4)) == (2 * kv.heads, kv.heads)
+    assert kv.pool.held == 1
+    kv.grow(1, 8)
+    kv.publish(1, [1, 2, 3, 4, 5, 6, 7, 8], 8)
+    assert kv.lookup([1, 2, 3, 4, 5, 6, 7, 8], None, 8) == 2
     kv.release(1)
     assert kv.lookup([1, 2, 3, 4], None, 4) == 2
+    assert kv.usage == 0
     kv.check()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from vllm.config import SchedulerConfig
+from vllm.config.compression import CompressionSettings
+from vllm.core.compression import CompressionParams
 from vllm.core.plan import StepPlan
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.core.retention import NO_HINTS, CacheHints
@@ -45,8 +47,12 @@ class Drive:
         eviction: str = "lru",
         swap: bool = False,
         prefetch: int = 0,
+        heads: int = 1,
+        compression: CompressionSettings | None = None,
     ) -> None:
-        spec = KVSpec(num_layers=1, num_kv_heads=1, head_dim=1, block_size=size, dtype="float32")
+        spec = KVSpec(
+            num_layers=1, num_kv_heads=heads, head_dim=1, block_size=size, dtype="float32"
+        )
         self.kv = KVManager(spec, blocks, bytes(32), enable_caching=caching, policy=eviction)
         self.max_model_len = max_model_len or blocks * size
         self.scheduler = Scheduler(
@@ -65,6 +71,7 @@ class Drive:
             self.kv,
             max_model_len=self.max_model_len,
             seed=seed,
+            compression=compression,
         )
         self.fake = FakeExecutor(self.kv, seqs, budget)
         self.requests: dict[str, EngineRequest] = {}
@@ -87,6 +94,7 @@ class Drive:
         arrival: float | None = None,
         eos: tuple[int, ...] = (),
         hints: CacheHints = NO_HINTS,
+        compression: CompressionParams | None = None,
         **params,
     ) -> str:
         request_id = request_id or f"r{len(self.requests)}"
@@ -101,6 +109,7 @@ class Drive:
             cache_salt=salt,
             eos_token_ids=list(eos),
             hints=hints,
+            compression=compression,
         )
         self.requests[request_id] = request
         for index in range(made.n):
@@ -122,7 +131,7 @@ class Drive:
         here = scheduler.waiting or scheduler.running or scheduler.in_transfer
         queued = bool(here) and not scheduler.paused
         plan = self.scheduler.schedule(self.now)
-        assert bool(plan.seqs) == queued or self.may_pause(), (
+        assert bool(plan.seqs or plan.compress) == queued or self.may_pause(), (
             "a step with something to do does something"
         )
         outputs = self.scheduler.update(plan, self.fake.execute(plan))

@@ -78,16 +78,25 @@ class FakeExecutor:
 
     def _apply(self, plan: StepPlan) -> None:
         for seq in plan.forget:
-            self.rows.pop(seq, None)
+            self._forget(seq)
         for new in plan.new:
             assert new.seq not in self.rows, "a sequence is new twice"
             self.rows[new.seq] = Row(new, list(new.tokens))
             assert new.seq in plan.seqs, "a new sequence has no row"
         assert len(self.rows) <= self.max_num_seqs, "more sequences than the worker has rows"
-        for seq, blocks in zip(plan.seqs, plan.blocks, strict=True):
+        for i, (seq, blocks) in enumerate(zip(plan.seqs, plan.blocks, strict=True)):
             assert seq in self.rows, "a sequence that was forgotten, or never known, is in the plan"
-            self.rows[seq].blocks += blocks
-            assert self.rows[seq].blocks == self.kv.blocks(seq), "the worker's table is another"
+            self._extend(seq, blocks, int(plan.starts[i] + plan.counts[i]))
+
+    def _forget(self, seq: int) -> None:
+        self.rows.pop(seq, None)
+
+    def _extend(self, seq: int, blocks: list[int], tokens: int) -> None:
+        """These came to the sequence's table, which shall hold so many tokens."""
+        mine = self.rows[seq].blocks
+        mine += blocks
+        assert mine == self.kv.blocks(seq), "the worker's table is another"
+        assert (tokens - 1) // self.size < len(mine)
 
     def _check(self, plan: StepPlan) -> None:
         assert len(set(plan.seqs)) == len(plan.seqs)
@@ -101,7 +110,6 @@ class FakeExecutor:
             start, count = int(plan.starts[i]), int(plan.counts[i])
             assert start + count <= known, "a token that nobody knows yet"
             assert bool(plan.sample[i]) == (start + count == known)
-            assert (start + count - 1) // self.size < len(self.rows[seq].blocks)
             new = seq in [n.seq for n in plan.new]
             remaining.append((known - start == 1 and not new, new))
         kinds = [(not decode, new) for decode, new in remaining]

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vllm.core.clock import Clock
+from vllm.core.compression import CompressionParams
 from vllm.core.request import TokenLogprobs
 from vllm.sampling_params import SamplingParams
 
@@ -30,6 +31,23 @@ class NewSequence:
     eos_token_ids: list[int] = field(default_factory=list)
     bad_words_token_ids: list[list[int]] = field(default_factory=list)
     grammar: str | None = None
+    compression: CompressionParams | None = None  # None: it is never compressed
+
+
+@dataclass(slots=True)
+class Compress:
+    """Compress a sequence when the step's tokens are computed: score, choose, copy out.
+
+    What stays is copied into `head_blocks` (see `kv.table.HeadTable`), in the order of layers and
+    heads, each head from a head block of its own on. From then on the sequence's rows name head
+    blocks. The workers report how many KVs each head has kept; the rest of `head_blocks` is not
+    theirs any more.
+    """
+
+    seq: int
+    tokens: int  # whose KVs the sequence has by then
+    budget: int  # KVs over all layers and heads
+    head_blocks: np.ndarray  # int32: enough for whatever is chosen
 
 
 @dataclass(slots=True)
@@ -48,6 +66,7 @@ class StepPlan:
     blocks: list[list[int]]
     new: list[NewSequence]
     forget: list[int]
+    compress: list[Compress] = field(default_factory=list)  # also of sequences without a row
 
     @property
     def num_tokens(self) -> int:
@@ -62,6 +81,7 @@ class StepResult:
     logprobs: list[TokenLogprobs | None] | None = None  # as tokens
     prompt_logprobs: dict[int, list[TokenLogprobs]] | None = None  # sequence -> this chunk's
     failed: dict[int, str] | None = None  # sequence that sampled in vain -> why; its token is not
+    kept: list[np.ndarray] = field(default_factory=list)  # as `compress`: KVs, int32 [L, H]
 
 
 class BlockIO(Protocol):

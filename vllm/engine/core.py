@@ -73,6 +73,7 @@ class EngineCore:
             kv,
             max_model_len=self.capacity.max_model_len,
             seed=config.model.seed,
+            compression=config.compression,
         )
         if config.cache.metrics_sample:
             kv.pool.residency = Residency(config.cache.metrics_sample)
@@ -96,7 +97,9 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         plan = self.scheduler.schedule(self._clock())
-        if not plan.seqs and (self.scheduler.in_transfer or self.scheduler.waiting):
+        if not (plan.seqs or plan.compress) and (
+            self.scheduler.in_transfer or self.scheduler.waiting
+        ):
             self.scheduler.kv.wait(IDLE_WAIT)
         start = self._clock()
         try:

@@ -6,9 +6,9 @@ import importlib
 import logging
 from types import ModuleType
 
-from vllm.kernels.ops import DenseBatch, Ops, dense_batch, head_blocks
+from vllm.kernels.ops import DenseBatch, HeadBatch, Ops, dense_batch, head_blocks
 
-__all__ = ["DenseBatch", "Ops", "dense_batch", "head_blocks", "load"]
+__all__ = ["DenseBatch", "HeadBatch", "Ops", "dense_batch", "head_blocks", "load"]
 
 logger = logging.getLogger(__name__)
 

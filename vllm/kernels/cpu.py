@@ -79,6 +79,22 @@ def attention(q: Tensor, kv: Tensor, batch: DenseBatch, scale: float, window: in
     )
 
 
+def write_kv_heads(blocks: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
+    (_ops if blocks.is_cpu else reference).write_kv_heads(blocks, k, v, slots)
+
+
+def attention_heads(
+    q: Tensor, blocks: Tensor, tables: Tensor, query_start: Tensor, lengths: Tensor, scale: float
+) -> Tensor:
+    covered = _covered(q, blocks) and blocks.shape[3] in HEAD_SIZES
+    run = _ops.attention_heads if covered else reference.attention_heads
+    return run(q, blocks, tables, query_start, lengths, scale)
+
+
+def copy_kv(blocks: Tensor, source: Tensor, target: Tensor) -> None:
+    (_ops if blocks.is_cpu else reference).copy_kv(blocks, source, target)
+
+
 @cache
 def _widest() -> dict[torch.dtype, int]:
     """The most tokens for which our `linear` is measured to be faster than torch's, by dtype.

@@ -34,12 +34,30 @@ class DenseBatch:
     max_seq: int  # longest sequence
 
 
+@dataclass(slots=True)
+class HeadBatch:
+    """The compressed sequences of one step: as `DenseBatch`, but every layer and head has a table
+    and a length of its own, over head blocks (see `head_blocks`), and reads nothing of the others.
+
+    KVs are ordered by position, those of the step's tokens last; where between 0 and the first of
+    these the others once stood makes no difference to attention.
+    """
+
+    slots: Tensor  # int64 [L, T, H]; head block * B + offset: where each token's KV is written
+    tables: Tensor  # int32 [L, S, H, max_blocks]; entries past a head's length are undefined
+    query_start: Tensor  # int32 [S + 1]
+    lengths: Tensor  # int32 [L, S, H]; KVs once this step's tokens are written
+
+
 RmsNorm = Callable[[Tensor, Tensor, float], Tensor]
 AddRmsNorm = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 SiluAndMul = Callable[[Tensor], Tensor]
 WriteKV = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 Attention = Callable[[Tensor, Tensor, DenseBatch, float, int], Tensor]
+WriteKVHeads = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+AttentionHeads = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], Tensor]
+CopyKV = Callable[[Tensor, Tensor, Tensor], None]
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
@@ -53,6 +71,9 @@ class Ops:
     silu_and_mul: SiluAndMul
     write_kv: WriteKV
     attention: Attention
+    write_kv_heads: WriteKVHeads
+    attention_heads: AttentionHeads
+    copy_kv: CopyKV
     linear: Linear
     origin: Mapping[str, str] = field(default_factory=dict)  # op -> the set that supplies it
 

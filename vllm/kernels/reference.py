@@ -90,6 +90,55 @@ def attention(q: Tensor, kv: Tensor, batch: DenseBatch, scale: float, window: in
     return out
 
 
+def write_kv_heads(blocks: Tensor, k: Tensor, v: Tensor, slots: Tensor) -> None:
+    """Write one layer's keys and values to head blocks, a place of its own for each head.
+
+    blocks [N*L*H, 2, B, D], the arena as head blocks; k, v [T, H, D], rows may be strided;
+    slots int64 [T, H].
+    """
+    size = blocks.shape[2]
+    block, offset = slots // size, slots % size
+    blocks[block, 0, offset] = k
+    blocks[block, 1, offset] = v
+
+
+def attention_heads(
+    q: Tensor, blocks: Tensor, tables: Tensor, query_start: Tensor, lengths: Tensor, scale: float
+) -> Tensor:
+    """`attention` where each KV head of each sequence has a table and a length of its own.
+
+    q [T, Q, D], rows may be strided; blocks [N*L*H, 2, B, D]; tables int32 [S, H, max_blocks];
+    query_start int32 [S + 1]; lengths int32 [S, H]: of a sequence with n new tokens, token i sees
+    the first lengths - n + i + 1 KVs of each head. Returns [T, Q, D].
+    """
+    heads, size, dim = tables.shape[1], blocks.shape[2], blocks.shape[3]
+    group = q.shape[1] // heads
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    starts = query_start.tolist()
+    for s, of_heads in enumerate(lengths.tolist()):
+        new = starts[s + 1] - starts[s]
+        for h, length in enumerate(of_heads if new else ()):
+            at = tables[s, h, : -(-length // size)].long()
+            keys, values = blocks[at].transpose(0, 1).reshape(2, -1, dim)[:, :length].float()
+            tokens = slice(starts[s], starts[s + 1]), slice(h * group, (h + 1) * group)
+            queries = q[tokens].float().transpose(0, 1)
+            scores = queries @ keys.T * scale  # [group, new, length]
+            position = torch.arange(length - new, length, device=q.device).unsqueeze(1)
+            hidden = torch.arange(length, device=q.device).unsqueeze(0) > position
+            weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+            out[tokens] = (weights @ values).transpose(0, 1).to(q.dtype)
+    return out
+
+
+def copy_kv(blocks: Tensor, source: Tensor, target: Tensor) -> None:
+    """Copy single KVs from slot to slot of head blocks (head block * B + offset), key and value.
+
+    blocks [N*L*H, 2, B, D]; source, target int64 [K]. No slot is in both.
+    """
+    size = blocks.shape[2]
+    blocks[target // size, :, target % size] = blocks[source // size, :, source % size]
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x @ weight.T + bias`. x [T, K], weight [M, K], bias [M]; returns [T, M]."""
     return F.linear(x, weight, bias)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from vllm.core.request import EngineStats
 from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints
 from vllm.kv.events import Events
 from vllm.kv.evict import make
+from vllm.kv.heads import Heads
 from vllm.kv.hierarchy import Hierarchy, Hit
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key, Lineage, root
@@ -51,6 +54,7 @@ class KVManager:
         self._index = Index()
         self._pool = BlockPool(num_blocks, make(policy), self._index, self.uses)
         self._tables: dict[int, BlockTable] = {}
+        self._heads = Heads(spec, self._pool)  # of compressed sequences, which have no BlockTable
         self._lineages: dict[int, Lineage] = {}  # of sequences that wait
         self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
         self._tiers: Hierarchy | None = None
@@ -400,8 +404,18 @@ class KVManager:
         below = self._tiers is not None and self._tiers.has(key)
         return below or self._index.block(key) is not None
 
-    def grow(self, seq: int, tokens: int) -> list[BlockId] | None:
-        """Blocks added so that the table holds `tokens` tokens; None when there are too few."""
+    def grow(self, seq: int, tokens: int) -> Sequence[int] | None:
+        """Blocks added so that the table holds `tokens` tokens; None when there are too few.
+
+        Head blocks, as `core.plan.StepPlan` wants them, where the sequence is compressed.
+        """
+        if seq in self._heads.tables:
+            if not self._has_room(self._heads.blocks_to_grow(seq, tokens)):
+                return None
+            added = self._heads.grow(seq, tokens)
+            assert added is not None
+            ids: list[int] = added.tolist()
+            return ids
         table = self._tables[seq]
         missing = self.blocks_for(tokens) - len(table.blocks)
         if missing <= 0:
@@ -430,11 +444,14 @@ class KVManager:
     def publish(self, seq: int, tokens: Sequence[int], computed: int) -> None:
         """Offer the blocks that `computed` tokens have filled to everybody else.
 
-        Called once the step that computed them has succeeded. A lossy sequence publishes nothing.
+        Called once the step that computed them has succeeded. A lossy sequence publishes nothing:
+        rule R3 of the caching contract.
         """
+        if seq in self._heads.tables:
+            return
         table = self._tables[seq]
         full = computed // self.spec.block_size
-        if not self.caching or full <= table.published or table.lineage.lossy:
+        if not self.caching or full <= table.published:
             return
         table.lineage.extend(tokens, full)
         for i in range(table.published, full):
@@ -467,23 +484,77 @@ class KVManager:
 
     def _release(self, seq: int) -> None:
         self._lineages.pop(seq, None)
+        self._heads.release(seq)
         table = self._tables.pop(seq, None)
-        if table is None:
-            return
+        if table is not None:
+            self._release_blocks(seq, table)
+
+    def _release_blocks(self, seq: int, table: BlockTable) -> None:
         for key in table.promised:
             if self._computing.get(key) == seq:
                 del self._computing[key]
-        keys = () if table.lineage.lossy else table.lineage.keys()
+        keys = table.lineage.keys()
         if table.hints.session and table.published:
             self.sessions.note(table.lineage.root, table.hints.session, keys[: table.published])
         for i in reversed(range(len(table.blocks))):
-            if i < table.published and keys:
+            if i < table.published:
                 self.uses.used(keys[i], keys[i - 1] if i else None, i, table.hints)
                 self._pool.renew(table.blocks[i], keys[i])
             self._pool.release(table.blocks[i : i + 1])
 
+    # ---- compression --------------------------------------------------------------------------
+
+    @property
+    def heads(self) -> int:
+        """Head blocks a block: layers times KV heads."""
+        return self._heads.per_block
+
+    def blocks_to_reserve(self, kvs: int) -> int:
+        """Blocks that `reserve` would take."""
+        return self._heads.blocks_to_reserve(kvs)
+
+    def reserve(self, seq: int, kvs: int) -> np.ndarray | None:
+        """Head blocks, int32, for whatever a sequence keeps of at most `kvs` KVs over all heads.
+
+        The first of two phases: `compact` ends it, or `release`. None, and nothing changes, when
+        there are too few.
+        """
+        if not self._has_room(self._heads.blocks_to_reserve(kvs)):
+            return None
+        return self._heads.reserve(seq, kvs)
+
+    def compact(self, seq: int, lengths: np.ndarray, tokens: int) -> None:
+        """The sequence's KVs of `tokens` tokens were compressed to `lengths`, int [L, H].
+
+        They were copied out into the reserved head blocks: rule R4 of the caching contract. What
+        it held until now goes, published blocks into the cache; its lineage ends here.
+        """
+        table = self._tables.pop(seq, None)
+        if table is not None:
+            self._release_blocks(seq, table)
+            table.lineage.lose()
+        self._heads.settle(seq, lengths, tokens)
+
+    def compressed(self, seq: int) -> bool:
+        return seq in self._heads.tables
+
+    def kept(self, seq: int, tokens: int) -> int:
+        """KVs over all layers and heads that the sequence holds of its first `tokens` tokens."""
+        table = self._heads.tables.get(seq)
+        if table is None:
+            return tokens * self.heads
+        return table.total - (table.tokens - tokens) * self.heads
+
+    def head_lengths(self, seq: int, tokens: int) -> list[list[int]]:
+        """The KVs of each head, [L][H], that the sequence holds of its first `tokens` tokens."""
+        table = self._heads.tables.get(seq)
+        if table is None:
+            return [[tokens] * self.spec.num_kv_heads for _ in range(self.spec.num_layers)]
+        lengths: list[list[int]] = (table.lengths - (table.tokens - tokens)).tolist()
+        return lengths
+
     def holds(self, seq: int) -> bool:
-        return seq in self._tables
+        return seq in self._tables or seq in self._heads.tables
 
     def prompt_keys(self, seq: int, tokens: int) -> Sequence[Key]:
         """The keys of an admitted sequence's full blocks among its first `tokens` tokens."""
@@ -493,6 +564,13 @@ class KVManager:
     def blocks(self, seq: int) -> list[BlockId]:
         """The sequence's table; the caller must not change it."""
         return self._tables[seq].blocks
+
+    def capacity(self, seq: int) -> int:
+        """Tokens for whose KVs the sequence has room."""
+        table = self._heads.tables.get(seq)
+        if table is not None:
+            return table.tokens
+        return len(self._tables[seq].blocks) * self.spec.block_size
 
     def reset(self, *, below: bool = True) -> bool:
         """Forget all cached content, or only the device's. False while sequences hold any of it.
@@ -531,6 +609,9 @@ class KVManager:
             holders.append(self._tiers.held_blocks())
         if self._prefetch is not None:
             holders.append(self._prefetch.blocks())
+        holders.append(list(self._heads.slabs.blocks()))
+        self._heads.check()
+        assert not self._heads.tables.keys() & self._tables.keys()
         self.sessions.check()
         self._pool.check(holders)
         for table in self._tables.values():

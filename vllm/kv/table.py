@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.kv.index import BlockId
 from vllm.kv.lineage import Key, Lineage
@@ -26,3 +28,65 @@ class BlockTable:
         default_factory=dict
     )  # cached tokens by the tier they came from
     hints: CacheHints = NO_HINTS
+
+
+@dataclass(slots=True)
+class HeadTable:
+    """A compressed sequence: every layer and head has kept KVs of its own choice.
+
+    KV i of layer l, head h lies in head block `head_blocks[l, h, i // B]` at offset `i % B`; past
+    a head's last block entries are undefined. New KVs go behind those that are kept, so all lengths
+    grow alike, but they need not be equal. Heads are ordered by layer, then head.
+    """
+
+    head_blocks: np.ndarray  # int32 [L, H, max]
+    lengths: np.ndarray  # int32 [L, H]: KVs
+    tokens: int  # logical length: positions that are behind these KVs
+    block_size: int
+    total: int  # KVs over all layers and heads
+
+    @classmethod
+    def of(
+        cls, head_blocks: np.ndarray, lengths: np.ndarray, tokens: int, block_size: int
+    ) -> tuple[HeadTable, np.ndarray]:
+        """Hand out `head_blocks` (int32 [n]) to the heads in order; and those that are left."""
+        lengths = lengths.astype(np.int32)
+        counts = -(-lengths // block_size)
+        used, width = int(counts.sum()), int(counts.max())
+        table = np.zeros((*lengths.shape, width), dtype=np.int32)
+        table[np.arange(width) < counts[..., None]] = head_blocks[:used]
+        made = cls(table, lengths, tokens, block_size, int(lengths.sum()))
+        return made, head_blocks[used:]
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Head blocks of each head, int32 [L, H]."""
+        return -(-self.lengths // self.block_size)
+
+    @property
+    def held(self) -> np.ndarray:
+        """Every head block of the table, int32 [n]."""
+        width = np.arange(self.head_blocks.shape[2])
+        return self.head_blocks[width < self.counts[..., None]]
+
+    def missing(self, tokens: int) -> int:
+        """Head blocks that the table lacks to hold the KVs of `tokens` tokens."""
+        grown = self.lengths + (tokens - self.tokens)
+        return int((-(-grown // self.block_size)).sum() - self.counts.sum())
+
+    def extend(self, tokens: int, head_blocks: np.ndarray) -> None:
+        """Go on to `tokens` tokens, with as many head blocks as `missing` says."""
+        before = self.counts
+        self.lengths += tokens - self.tokens
+        self.total += (tokens - self.tokens) * self.lengths.size
+        self.tokens = tokens
+        if not len(head_blocks):
+            return
+        after = self.counts
+        short = int(after.max()) - self.head_blocks.shape[2]
+        if short > 0:  # twice as wide, so that growing costs little on average
+            room = max(short, self.head_blocks.shape[2])
+            self.head_blocks = np.pad(self.head_blocks, ((0, 0), (0, 0), (0, room)))
+        at = np.arange(self.head_blocks.shape[2])
+        new = (at >= before[..., None]) & (at < after[..., None])
+        self.head_blocks[new] = head_blocks

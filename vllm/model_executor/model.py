@@ -10,7 +10,9 @@ from torch import Tensor
 
 from vllm.kernels import Ops
 from vllm.model_executor.forward import Forward
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.base import Layer
+from vllm.model_executor.layers.rope import Rotate, rotation
 
 LOADABLE = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -35,6 +37,15 @@ class Model(Layer):
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [S, E] -> float32 [S, V]."""
         raise NotImplementedError
+
+    def attentions(self) -> list[Attention]:
+        """The attention of each layer, in order."""
+        return [block.attention for block in self.blocks]
+
+    def rotate(self) -> Rotate | None:
+        """How positions turn queries and keys; None: not at all."""
+        cos_sin = getattr(self, "cos_sin", None)
+        return None if cos_sin is None else rotation(cos_sin)
 
     def targets(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint must have, as the view of a parameter that it fills."""

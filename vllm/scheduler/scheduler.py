@@ -17,12 +17,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from vllm.config import SchedulerConfig
+from vllm.config.compression import CompressionSettings
 from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
-from vllm.kv.index import BlockId
 from vllm.kv.manager import KVManager
 from vllm.observe.prefix_metrics import PrefixMetrics
 from vllm.scheduler import stop, window
+from vllm.scheduler.compression import Compression
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
 
@@ -31,12 +32,19 @@ class Scheduler:
     """All requests of an engine: `waiting` and `running`, both sorted by the policy's order."""
 
     def __init__(
-        self, config: SchedulerConfig, kv: KVManager, *, max_model_len: int, seed: int = 0
+        self,
+        config: SchedulerConfig,
+        kv: KVManager,
+        *,
+        max_model_len: int,
+        seed: int = 0,
+        compression: CompressionSettings | None = None,
     ) -> None:
         self.kv = kv
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._config = config
+        self._compression = Compression(compression, kv)
         self._order = ORDERS[config.policy]
         self._max_model_len = max_model_len
         self._seed = seed
@@ -174,6 +182,7 @@ class Scheduler:
         budget = self._config.max_num_batched_tokens
         preemptions = self._stats.preemptions
         self._take_arrivals()
+        self._compress_first()
 
         for sequence in self._decodes_first():
             if budget == 0:
@@ -190,6 +199,7 @@ class Scheduler:
             counts.append(count)
             blocks.append(list(added))
             budget -= count
+            self._compression.planned(sequence, sequence.computed + count)
 
         # After a preemption there is no room; admitting would only push the same one out again.
         admitting = self._stats.preemptions == preemptions or not self.running
@@ -203,6 +213,7 @@ class Scheduler:
             counts.append(count)
             blocks.append(list(self.kv.blocks(started.number)))
             budget -= count
+            self._compression.planned(started, started.computed + count)
 
         if self._config.prefetch:
             self._prefetch()
@@ -226,31 +237,56 @@ class Scheduler:
             blocks=blocks,
             new=new,
             forget=self._forget,
+            compress=self._compression.orders,
         )
         self._forget = []
         return plan
+
+    def _compress_first(self) -> None:
+        """Compressions that earlier steps had no room for; and some before memory runs out.
+
+        Who is being compressed computes nothing in the step.
+        """
+        compression = self._compression
+        compression.begin()
+        for sequence in [s for s in self.running if s.awaiting]:
+            while sequence.running and not compression.order(sequence):
+                victim = self.running[-1]
+                if victim is not sequence and not compression.orders:
+                    self._preempt(victim)
+                    continue
+                if len(self.running) == 1:
+                    compression.give_up(sequence)
+                break
+        compression.relieve(self.running)
 
     def _decodes_first(self) -> list[Sequence]:
         return sorted(self.running, key=lambda s: s.remaining != 1)  # stable: order is kept within
 
     def _share(self, sequence: Sequence, budget: int) -> int:
         """How many of its tokens the sequence may compute this step."""
-        count = min(sequence.remaining, budget)
+        count = min(sequence.until, budget)
         if not self._config.enable_chunked_prefill:
-            return count if count == sequence.remaining else 0
+            return count if count == sequence.until else 0
         limit = self._config.long_prefill_token_threshold
         return min(count, limit) if limit else count
 
-    def _grow(self, sequence: Sequence, tokens: int) -> list[BlockId] | None:
+    def _grow(self, sequence: Sequence, tokens: int) -> Iterable[int] | None:
         """Room for the sequence's next tokens, preempting the last in order until there is some.
 
         A prompt's blocks were reserved at admission, so only decodes come here short; they are
         visited in order, so a victim has no row in the plan yet. None when it was itself the last.
+        A sequence that computes again what it had computed behind its first compression may come
+        here short after decodes: it waits rather than take from those that are in the plan.
         """
         while (added := self.kv.grow(sequence.number, tokens)) is None:
             if self.kv.spilling:
                 return None  # blocks are about to be free
             victim = self.running[-1]
+            if victim in self._planned or self._compression.ordered(victim):
+                return None
+            if len(self.running) == 1 and self._drop_holds(sequence):
+                continue
             self._preempt(victim)
             if victim is sequence:
                 return None
@@ -264,10 +300,11 @@ class Scheduler:
         """
         self.running.remove(sequence)
         sequence.running = False
-        if not (self._config.swap and self.kv.spill(sequence.number, sequence.computed)):
+        aside = self._config.swap and sequence.compression is None
+        if not (aside and self.kv.spill(sequence.number, sequence.computed)):
             self.kv.release(sequence.number)
         self._forget.append(sequence.number)
-        sequence.computed = 0
+        sequence.computed = sequence.applied = 0
         sequence.preemptions += 1
         self._stats.preemptions += 1
         self._enqueue(sequence)
@@ -311,32 +348,31 @@ class Scheduler:
         self.kv.keep_prefetched({s.number for s in ahead})
         for sequence in ahead:
             salt = sequence.request.cache_salt
-            self.kv.prefetch(sequence.number, sequence.tokens, salt, _readable(sequence))
+            self.kv.prefetch(sequence.number, sequence.tokens, salt, self._readable(sequence))
 
     def _hits(self, sequence: Sequence) -> tuple[int, int]:
         return self.kv.probe(
             sequence.number,
             sequence.tokens,
             sequence.request.cache_salt,
-            _readable(sequence),
+            self._readable(sequence),
         )
 
     def _is_deferred(self, sequence: Sequence) -> bool:
         """Whether another sequence is computing what this one would compute first."""
-        return bool(_readable(sequence)) and self.kv.deferred(
+        return bool(self._readable(sequence)) and self.kv.deferred(
             sequence.number, sequence.tokens, sequence.request.cache_salt
         )
 
     def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
-        if not self._config.enable_chunked_prefill and len(sequence.tokens) > budget:
+        if not self._config.enable_chunked_prefill and len(sequence.dense) > budget:
             return False
         cached = self.kv.admit(
             sequence.number,
-            sequence.tokens,
+            sequence.dense,
             salt=sequence.request.cache_salt,
-            limit=_readable(sequence),
-            # Each that runs may need a block for its next token.
-            headroom=len(self.running) + len(self.loading),
+            limit=self._readable(sequence),
+            headroom=self._headroom(sequence),
             hints=sequence.request.hints,
         )
         if cached is None:
@@ -348,6 +384,14 @@ class Scheduler:
         else:
             self._start(sequence, cached, now)
         return True
+
+    def _headroom(self, sequence: Sequence) -> int:
+        """Blocks that admitting the sequence must leave: each that runs may need one for its next
+        token, and one of them at a time enough for its compressed form."""
+        count = len(self.running) + len(self.loading)
+        if count == 0:
+            return 0
+        return count + self._compression.headroom([sequence, *self.running])
 
     def _start(self, sequence: Sequence, cached: int, now: float) -> None:
         insort(self.running, sequence, key=self._order)
@@ -380,8 +424,14 @@ class Scheduler:
             if number in self.loading:
                 self._enqueue(self.loading.pop(number))
 
+    def _readable(self, sequence: Sequence) -> int:
+        """How many of its tokens the sequence may take from the cache."""
+        if sequence.request.params.skip_reading_prefix_cache:
+            return 0
+        return min(len(sequence.dense) - 1, self._compression.readable(sequence))
+
     def _drop_holds(self, keep: Sequence) -> bool:
-        """Nothing runs and the next cannot start: take back what waiting forks hold."""
+        """Nothing else runs, and there is too little room: take back what waiting forks hold."""
         holders = [s for s in self.waiting if s is not keep and self.kv.holds(s.number)]
         for sequence in holders:
             self.kv.release(sequence.number)
@@ -417,6 +467,7 @@ class Scheduler:
                 self._append(sequence, output, result, next(sampled))
             if output.token_ids or output.prompt_logprobs or output.finish_reason:
                 outputs.append(output)
+        self._settle(plan, result)
         if self._planned:
             self._stats.step_tokens.append(plan.num_tokens)
         self._planned = []
@@ -424,6 +475,17 @@ class Scheduler:
         if self.kv.events is not None:
             self.kv.events.flush()
         return outputs
+
+    def _settle(self, plan: StepPlan, result: StepResult) -> None:
+        """Swap the tables of those that were compressed, but for those that have ended by it."""
+        if not plan.compress:
+            return
+        running = {s.number: s for s in self.running}
+        for order, lengths in zip(plan.compress, result.kept, strict=True):
+            if order.seq in running:
+                self._stats.compressions += 1
+                gone = self._compression.settle(running[order.seq], order, lengths)
+                self._stats.dropped_kvs += gone
 
     def _count_prompt(self, sequence: Sequence) -> None:
         """Each prompt token once, though a preempted prompt is computed again."""
@@ -451,6 +513,8 @@ class Scheduler:
         output.queued, output.scheduled = sequence.queued, sequence.scheduled
         output.preemptions = sequence.preemptions
         end = stop.finish(sequence, self._max_model_len)
+        if end is not None or sequence.request.params.stop:  # any output may meet a stop string
+            output.compression = self._compression.stats(sequence)
         if end is not None:
             output.finish_reason, output.stop_reason = end
             self._finish(sequence)
@@ -470,8 +534,10 @@ class Scheduler:
     def _start_forks(self, parent: Sequence) -> None:
         """The prompt is computed: the request's other outputs share its full blocks."""
         for child in parent.forks:
-            # Not the last token: computing it is what gives the child logits to sample from.
-            self.kv.fork(parent.number, child.number, parent.prompt_len - 1)
+            # Not the last token: computing it is what gives the child logits to sample from. And
+            # each compresses for itself, so it computes what its metric must see as well.
+            shared = min(parent.prompt_len - 1, self._compression.readable(child))
+            self.kv.fork(parent.number, child.number, shared)
             self._enqueue(child)
         parent.forks = []
 
@@ -503,7 +569,9 @@ class Scheduler:
         assert len(self.running) <= self._config.max_num_seqs
         for sequence in self.running:
             assert self.kv.holds(sequence.number) and sequence.remaining >= 1
-            assert self.kv.blocks_for(sequence.computed) <= len(self.kv.blocks(sequence.number))
+            assert sequence.computed <= self.kv.capacity(sequence.number)
+            assert self.kv.compressed(sequence.number) == (sequence.applied > 0)
+            assert 0 <= sequence.until <= sequence.remaining
         known = {s.number for group in self._by_request.values() for s in group}
         forks = {f.number for group in self._by_request.values() for s in group for f in s.forks}
         assert all(self.kv.waits(number) for number in self.loading)
@@ -511,13 +579,6 @@ class Scheduler:
         queued = {s.number for s in [*self.waiting, *self.running, *self._arrived]}
         queued |= self.loading.keys()
         assert known == queued | forks, "every sequence is queued, running or waits to fork"
-
-
-def _readable(sequence: Sequence) -> int:
-    """How many of its tokens the sequence may take from the cache."""
-    if sequence.request.params.skip_reading_prefix_cache:
-        return 0
-    return len(sequence.tokens) - 1
 
 
 def _as_new(sequence: Sequence) -> NewSequence:
@@ -531,4 +592,5 @@ def _as_new(sequence: Sequence) -> NewSequence:
         eos_token_ids=request.eos_token_ids,
         bad_words_token_ids=request.bad_words_token_ids,
         grammar=request.grammar,
+        compression=sequence.compression,
     )

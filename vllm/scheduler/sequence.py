@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm.core.compression import CompressionParams
 from vllm.core.request import EngineRequest
 
 
@@ -32,6 +33,8 @@ class Sequence:
     running: bool = False
     overtaken: int = 0  # by how many younger ones, while waiting; see `window`
     prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
+    points: list[tuple[int, int]] = field(default_factory=list)  # see `scheduler.compression`
+    applied: int = 0  # points at which it has been compressed since it last started
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
 
     @property
@@ -42,6 +45,29 @@ class Sequence:
     def remaining(self) -> int:
         """Known tokens whose KVs are not computed."""
         return len(self.tokens) - self.computed
+
+    @property
+    def compression(self) -> CompressionParams | None:
+        """None when the sequence is never compressed."""
+        params = self.request.compression
+        return None if params is None or params.asks_for_nothing else params
+
+    @property
+    def dense(self) -> list[int]:
+        """The tokens that are computed before the first compression, all of them without one."""
+        return self.tokens[: self.points[0][0]] if self.points else self.tokens
+
+    @property
+    def until(self) -> int:
+        """How many tokens it may compute before it is to be compressed."""
+        if self.applied < len(self.points):
+            return self.points[self.applied][0] - self.computed
+        return self.remaining
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether it is to be compressed before it computes anything more."""
+        return self.until == 0
 
     @property
     def output_len(self) -> int:

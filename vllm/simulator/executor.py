@@ -49,7 +49,9 @@ class SimulatedExecutor:
     """
 
     def __init__(self, config: VllmConfig, capacity: Capacity) -> None:
-        """Raises ValueError for a latency model or a trace that cannot be read."""
+        """Raises ValueError for a latency model or a trace that cannot be read, or compression."""
+        if config.compression is not None:
+            raise ValueError("enable_kvc: the simulator has no KVs that could be compressed")
         assert config.simulator is not None
         self._config: SimulatorConfig = config.simulator
         self._capacity = capacity

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vllm.core.plan import NewSequence, StepPlan
+from vllm.kv.table import HeadTable
 
 
 class Rows:
@@ -25,6 +26,7 @@ class Rows:
         self.length = np.zeros(capacity, dtype=np.int32)  # known tokens
         self.prompt_len = np.zeros(capacity, dtype=np.int32)
         self.new: list[NewSequence | None] = [None] * capacity
+        self.tables: dict[int, HeadTable] = {}  # of rows whose sequences are compressed
         self._row: dict[int, int] = {}
         self._free = list(reversed(range(capacity)))
 
@@ -34,6 +36,7 @@ class Rows:
             row = self._row.pop(seq, None)
             if row is not None:
                 self.new[row] = None
+                self.tables.pop(row, None)
                 self._free.append(row)
         fresh = []
         for new in plan.new:
@@ -47,12 +50,19 @@ class Rows:
             self.num_blocks[row] = 0
             fresh.append(row)
         rows = np.array([self._row[seq] for seq in plan.seqs], dtype=np.int64)
-        for row, added in zip(rows, plan.blocks, strict=True):
-            if added:
+        for i, (row, added) in enumerate(zip(rows.tolist(), plan.blocks, strict=True)):
+            table = self.tables.get(row)
+            if table is not None:
+                tokens = int(plan.starts[i] + plan.counts[i])
+                table.extend(tokens, np.array(added, dtype=np.int32))
+            elif added:
                 held = self.num_blocks[row]
                 self.table[row, held : held + len(added)] = added
                 self.num_blocks[row] = held + len(added)
         return rows, fresh
+
+    def row(self, seq: int) -> int:
+        return self._row[seq]
 
     def append(self, rows: np.ndarray, tokens: np.ndarray) -> None:
         """The step sampled one token for each of `rows`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vllm.kernels import Ops
+from vllm.kernels import HeadBatch, Ops, head_blocks
 from vllm.model_executor.forward import Forward
 from vllm.model_executor.layers.base import Layer, Linear, parameter
 
@@ -26,6 +26,7 @@ class Attention(Layer):
         kv_heads: int,
         head_dim: int,
         dtype: torch.dtype,
+        layer: int,
         *,
         qkv_bias: bool = False,
         out_bias: bool = False,
@@ -35,6 +36,7 @@ class Attention(Layer):
     ) -> None:
         super().__init__()
         self.ops = ops
+        self.layer = layer
         self.sizes = [heads, kv_heads, kv_heads]
         self.grid = (-1, sum(self.sizes), head_dim)
         self.width = heads * head_dim
@@ -56,9 +58,30 @@ class Attention(Layer):
             k = ops.rms_norm(k, self.k_norm, self.norm_eps)
         if cos_sin is not None:
             ops.rotary(step.positions, q, k, cos_sin)
+        if step.capture is not None:
+            step.capture.take(q)
+        if step.heads is not None:
+            return self.out(self._both(q, k, v, kv, step, step.heads).view(-1, self.width))
         ops.write_kv(kv, k, v, step.dense.slots)
         mixed = ops.attention(q, kv, step.dense, self.scale, self.window)
         return self.out(mixed.view(-1, self.width))
+
+    def _both(
+        self, q: Tensor, k: Tensor, v: Tensor, kv: Tensor, step: Forward, heads: HeadBatch
+    ) -> Tensor:
+        """Attention of dense and compressed sequences side by side. Returns [T, Q, D]."""
+        ops, blocks, dense = self.ops, head_blocks(step.kv), len(step.dense.slots)
+        slots = heads.slots[self.layer]
+        ops.write_kv_heads(blocks, k[dense:], v[dense:], slots)
+        tables, lengths = heads.tables[self.layer], heads.lengths[self.layer]
+        compressed = ops.attention_heads(
+            q[dense:], blocks, tables, heads.query_start, lengths, self.scale
+        )
+        if dense == 0:
+            return compressed
+        ops.write_kv(kv, k[:dense], v[:dense], step.dense.slots)
+        ordinary = ops.attention(q[:dense], kv, step.dense, self.scale, self.window)
+        return torch.cat([ordinary, compressed])
 
     def head_rows(self) -> list[int]:
         """Rows of q, k and v in the fused weight."""

@@ -115,6 +115,7 @@ class Block(Layer):
             shape.kv_heads,
             shape.head_dim,
             dtype,
+            index,
             qkv_bias=shape.qkv_bias,
             out_bias=shape.out_bias,
             window=shape.windows[index],

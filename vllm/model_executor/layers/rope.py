@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vllm.model_executor.settings import LARGEST, Settings
 
+Rotate = Callable[[Tensor, Tensor], Tensor]  # x [..., T, D], int64 [T] positions further
+
 
 @dataclass(frozen=True, slots=True)
 class Plain:
@@ -156,3 +158,21 @@ def rope_table(
     torch.cos(angles, out=table[:, : size // 2])
     torch.sin(angles, out=table[:, size // 2 :])
     return table.mul_(made.scale)
+
+
+def rotation(cos_sin: Tensor) -> Rotate:
+    """The turn that `cos_sin` gives to each further position, for any number of them.
+
+    The function takes x [..., T, D] and int64 [T] positions, which may be negative, and returns x
+    turned by them: a pure rotation, without the factor that some scalings (YaRN) put on it.
+    """
+    half = cos_sin.shape[1] // 2
+    step = torch.atan2(cos_sin[1, half:].double(), cos_sin[1, :half].double())
+
+    def rotate(x: Tensor, positions: Tensor) -> Tensor:
+        angles = positions.double().unsqueeze(-1) * step
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        a, b = x[..., :half], x[..., half : 2 * half]
+        return torch.cat([a * cos - b * sin, b * cos + a * sin, x[..., 2 * half :]], -1)
+
+    return rotate

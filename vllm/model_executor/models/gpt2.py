@@ -46,6 +46,7 @@ class GPT2(Model):
                 inner,
                 act,
                 dtype,
+                i,
                 eps=eps,
                 scale=scale / (i + 1) if by_depth else scale,
             )

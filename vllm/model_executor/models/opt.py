@@ -44,8 +44,8 @@ class OPT(Model):
         self.project_in = Linear(ops, width, hidden, False, dtype) if narrow else None
         self.project_out = Linear(ops, hidden, width, False, dtype) if narrow else None
         self.blocks = nn.ModuleList(
-            ClassicBlock(ops, hidden, heads, inner, act, dtype, bias=bias, norm_first=norm_first)
-            for _ in range(cfg.count("num_hidden_layers"))
+            ClassicBlock(ops, hidden, heads, inner, act, dtype, i, bias=bias, norm_first=norm_first)
+            for i in range(cfg.count("num_hidden_layers"))
         )
         ends_normed = norm_first and not cfg.flag("_remove_final_layer_norm")
         self.norm = LayerNorm(hidden, 1e-5, dtype) if ends_normed else None

@@ -69,10 +69,12 @@ class UniprocExecutor:
         self.model_runner = ModelRunner(
             model,
             kv,
+            ops,
             max_num_seqs=config.scheduler.max_num_seqs,
             max_model_len=max_model_len,
             vocab_size=config.model.vocab_size,
             vocabulary=lambda: read_tokenizer(config.model.tokenizer_folder).to_str(),
+            compression=config.compression,
         )
 
     def execute(self, plan: StepPlan) -> StepResult:

@@ -1,0 +1,108 @@
+"""With compressions at any moment, any schedule gives the tokens that each request gets alone.
+
+The worker checks every KV that is read, and every slot that is written: rules R1 to R4.
+"""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from vllm.config.compression import CompressionSettings
+
+from .compressing import CompressingDrive, params
+
+BASES = (list(range(50)), [6, 7] * 25)
+
+
+class CompressionMachine(RuleBasedStateMachine):
+    @initialize(data=st.data())
+    def start(self, data):
+        size = data.draw(st.integers(1, 4), "block size")
+        blocks = data.draw(st.integers(5, 14), "blocks")
+        chunked = data.draw(st.sampled_from([True, True, False]), "chunked")
+        seqs = data.draw(st.sampled_from([2, 3, 5, 1]), "max_num_seqs")
+        self.size = size
+        most = data.draw(st.sampled_from([1, 1, 2]), "sequences that fit at their longest")
+        longest = max(2, blocks * size // most - data.draw(st.integers(0, 2), "less"))
+        low = seqs if chunked else max(seqs, longest)
+        self.drive = CompressingDrive(
+            heads=data.draw(st.sampled_from([1, 2, 3]), "heads"),
+            settings=CompressionSettings(
+                interval=data.draw(st.sampled_from([1, 1, 3, 100]), "interval"),
+                max_kvs=data.draw(st.sampled_from([10**6, 10]), "KVs a step"),
+                new_token_limit=data.draw(st.sampled_from([None, 5]), "new tokens"),
+            ),
+            choices=data.draw(st.integers(0, 3), "choices"),
+            blocks=blocks,
+            size=size,
+            seqs=seqs,
+            budget=data.draw(st.integers(low, low + 8), "budget"),
+            chunked=chunked,
+            policy=data.draw(st.sampled_from(["fcfs", "priority"]), "policy"),
+            max_model_len=longest,
+            window=data.draw(st.sampled_from([1, 3]), "waiting window"),
+        )
+
+    @rule(data=st.data(), count=st.integers(1, 3))
+    def add(self, data, count):
+        for _ in range(count):
+            self.add_one(data)
+
+    def add_one(self, data):
+        drive = self.drive
+        length = data.draw(st.integers(1, drive.max_model_len - 1), "length")
+        own = min(length, data.draw(st.sampled_from([0, 0, 1, 2, 4]), "own"))
+        prompt = data.draw(st.sampled_from(BASES))[: length - own]
+        prompt = prompt + [8 + len(drive.requests) % 3] * own
+        wish = None
+        if data.draw(st.sampled_from([True, True, True, False]), "compresses"):
+            wish = params(
+                max_cache_tokens=data.draw(st.sampled_from([1, 3, 6]), "cache"),
+                compress_once=data.draw(st.booleans(), "once"),
+                window=data.draw(st.sampled_from([0, 2, 5, None]), "window"),
+                budget_rule=data.draw(st.sampled_from(["global", "uniform"]), "rule"),
+            )
+        drive.add(
+            prompt,
+            compression=wish,
+            n=data.draw(st.sampled_from([1, 1, 2]), "n"),
+            priority=data.draw(st.integers(0, 2), "priority")
+            if drive.scheduler._config.policy == "priority"
+            else 0,
+            max_tokens=data.draw(st.sampled_from([1, 5, 20]), "max_tokens"),
+            stop_token_ids=data.draw(st.sampled_from([[], [], list(range(0, 50, 5))]), "stop"),
+            skip_reading_prefix_cache=data.draw(st.sampled_from([None, None, True]), "skip"),
+        )
+
+    @precondition(lambda self: self.drive.scheduler.has_work)
+    @rule(count=st.sampled_from([1, 3, 8]))
+    def step(self, count):
+        for _ in range(count):
+            if self.drive.scheduler.has_work:
+                self.drive.step()
+
+    @precondition(lambda self: self.drive.requests)
+    @rule(data=st.data())
+    def abort(self, data):
+        self.drive.abort(data.draw(st.sampled_from(sorted(self.drive.requests)[-4:])))
+        self.drive.scheduler.check()
+
+    @precondition(lambda self: self.drive.scheduler.running)
+    @rule(data=st.data())
+    def preempt(self, data):
+        scheduler = self.drive.scheduler
+        scheduler._preempt(data.draw(st.sampled_from(scheduler.running)))
+        scheduler.check()
+
+    def teardown(self):
+        if hasattr(self, "drive"):
+            self.drive.run(most=5000)
+            self.drive.verify()
+
+
+CompressionMachine.TestCase.settings = settings(
+    max_examples=50, stateful_step_count=20, deadline=None
+)
+TestCompression = CompressionMachine.TestCase

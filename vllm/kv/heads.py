@@ -1,0 +1,70 @@
+"""Tables of compressed sequences, and what is reserved for those that are being compressed.
+
+Compression has two phases, as transfers have: `reserve` takes head blocks for all that a sequence
+may keep; when the workers have copied what it does keep out into them, `settle` makes its table and
+gives the rest back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vllm.kv.pool import BlockPool
+from vllm.kv.slabs import Slabs
+from vllm.kv.spec import KVSpec
+from vllm.kv.table import HeadTable
+
+
+class Heads:
+    def __init__(self, spec: KVSpec, pool: BlockPool) -> None:
+        self.per_block = spec.num_layers * spec.num_kv_heads
+        self._size = spec.block_size
+        self.slabs = Slabs(pool, self.per_block)
+        self.tables: dict[int, HeadTable] = {}
+        self._reserved: dict[int, np.ndarray] = {}
+
+    def most(self, kvs: int) -> int:
+        """Head blocks that `kvs` KVs over all layers and heads take at most."""
+        return -(-kvs // self._size) + self.per_block
+
+    def blocks_to_reserve(self, kvs: int) -> int:
+        return self.slabs.blocks_for(self.most(kvs))
+
+    def blocks_to_grow(self, seq: int, tokens: int) -> int:
+        return self.slabs.blocks_for(self.tables[seq].missing(tokens))
+
+    def reserve(self, seq: int, kvs: int) -> np.ndarray | None:
+        """Head blocks for `kvs` KVs over all layers and heads; None when there are too few."""
+        assert seq not in self._reserved, "a sequence is compressed once at a time"
+        taken = self.slabs.allocate(self.most(kvs))
+        if taken is not None:
+            self._reserved[seq] = taken
+        return taken
+
+    def settle(self, seq: int, lengths: np.ndarray, tokens: int) -> None:
+        """The reserved head blocks hold `lengths` KVs (int [L, H]) of `tokens` tokens by now."""
+        old = self.tables.pop(seq, None)
+        reserved = self._reserved.pop(seq)
+        self.tables[seq], rest = HeadTable.of(reserved, lengths, tokens, self._size)
+        self.slabs.release(rest)
+        if old is not None:
+            self.slabs.release(old.held)
+
+    def grow(self, seq: int, tokens: int) -> np.ndarray | None:
+        """Head blocks added so that the table holds `tokens` tokens; None when too few are left."""
+        table = self.tables[seq]
+        added = self.slabs.allocate(table.missing(tokens))
+        if added is not None:
+            table.extend(tokens, added)
+        return added
+
+    def release(self, seq: int) -> None:
+        table = self.tables.pop(seq, None)
+        if table is not None:
+            self.slabs.release(table.held)
+        reserved = self._reserved.pop(seq, None)
+        if reserved is not None:
+            self.slabs.release(reserved)
+
+    def check(self) -> None:
+        self.slabs.check([*(t.held for t in self.tables.values()), *self._reserved.values()])

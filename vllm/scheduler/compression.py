@@ -1,0 +1,202 @@
+"""When sequences are compressed, and to how much.
+
+A sequence's compressions are points of its own history, (tokens, budget): it is compressed when so
+many of its tokens are computed, and computes nothing more until that is done. So what it computes
+depends neither on its company nor on when there was room; and one that must start again from its
+prompt is compressed at the same points again.
+
+    | prefix, exact | point | tokens behind kept KVs | point | ...
+    0               computed == points[0]            computed == points[1]
+
+Three things bend that: the limit on new tokens is the whole batch's, an engine about to run out of
+memory compresses before it preempts, and a sequence for whose compressed form there is no room
+though it runs alone goes on uncompressed.
+"""
+
+from __future__ import annotations
+
+from vllm.config.compression import CompressionSettings
+from vllm.core.compression import CompressionParams, CompressionStats
+from vllm.core.plan import Compress
+from vllm.kv.manager import KVManager
+from vllm.scheduler.sequence import Sequence
+
+
+class Compression:
+    """The scheduler's side: decides, reserves, and takes note of what was done."""
+
+    def __init__(self, settings: CompressionSettings | None, kv: KVManager) -> None:
+        """settings: None for an engine that compresses nothing."""
+        self._enabled = settings is not None
+        self._settings = settings or CompressionSettings()
+        self._kv = kv
+        self._orders: list[Compress] = []  # of the step that is being planned
+        self._spent = 0  # KVs that these compress
+        self._generated = 0  # tokens since the limit on new tokens was last reached
+        self._limit_reached = False  # in this step: whoever is over budget is compressed
+
+    # ---- what the scheduler asks --------------------------------------------------------------
+
+    def readable(self, sequence: Sequence) -> int:
+        """How many of its tokens may come from the cache: rule R2 of the caching contract."""
+        params = sequence.compression
+        if params is None:
+            return len(sequence.dense)
+        if params.window is None:
+            return 0
+        if params.window == 0:
+            return len(sequence.dense)
+        return max(0, sequence.prompt_len - params.window)
+
+    def headroom(self, sequences: list[Sequence]) -> int:
+        """Blocks that must stay free so that these can be compressed, one after the other."""
+        most = 0
+        for sequence in sequences:
+            params = sequence.compression
+            if params is None or self._kv.compressed(sequence.number):
+                continue
+            tokens = sequence.prompt_len
+            if tokens * self._kv.heads > self._goal(params, tokens):
+                most = max(most, self._bound(params, tokens))
+        return self._kv.blocks_to_reserve(most) if most else 0
+
+    # ---- a step -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self._orders, self._spent = [], 0
+        limit = self._settings.new_token_limit
+        self._limit_reached = limit is not None and self._generated >= limit
+        if self._limit_reached:
+            self._generated = 0
+
+    @property
+    def orders(self) -> list[Compress]:
+        return self._orders
+
+    def ordered(self, sequence: Sequence) -> bool:
+        """Whether the step compresses it: its blocks are read and written."""
+        return any(order.seq == sequence.number for order in self._orders)
+
+    def planned(self, sequence: Sequence, tokens: int) -> None:
+        """The step computes the sequence up to `tokens`: order a compression there if one is due.
+
+        One that cannot be had now is tried again: the sequence is `awaiting` it.
+        """
+        sampled = tokens == len(sequence.tokens)
+        self._generated += sampled
+        ends = sampled and sequence.output_len + 1 >= sequence.request.max_tokens
+        if sequence.compression is None or ends:
+            return
+        if sequence.applied == len(sequence.points):
+            budget = self._due(sequence, sequence.compression, tokens)
+            if budget is None:
+                return
+            sequence.points.append((tokens, budget))
+        if sequence.points[sequence.applied][0] == tokens:
+            self.order(sequence)
+
+    def order(self, sequence: Sequence) -> bool:
+        """Order the compression at the sequence's next point. False: not in this step."""
+        params = sequence.compression
+        assert params is not None
+        tokens, budget = sequence.points[sequence.applied]
+        kvs = self._kv.kept(sequence.number, tokens)
+        if self._orders and self._spent + kvs > self._settings.max_kvs:
+            return False
+        bound = min(kvs, self._bound(params, tokens, budget))
+        head_blocks = self._kv.reserve(sequence.number, bound)
+        if head_blocks is None:
+            return False
+        self._spent += kvs
+        self._orders.append(Compress(sequence.number, tokens, budget, head_blocks))
+        return True
+
+    def give_up(self, sequence: Sequence) -> None:
+        """There is no room for the compressed form, and nobody else to make room."""
+        del sequence.points[sequence.applied :]
+
+    def relieve(self, running: list[Sequence]) -> None:
+        """Before anybody is preempted: compress those who have grown since they last were.
+
+        Those who give most back come first, as long as there is room for their compressed form.
+        """
+        room = self._kv.pool.available - len(running)  # each may need a block for its next token
+        gains = [(self._gain(s), s) for s in running]
+        for gain, sequence in sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0]):
+            params, tokens = sequence.compression, sequence.computed
+            assert params is not None
+            if room >= self._kv.blocks_to_reserve(self._bound(params, tokens)):
+                return
+            sequence.points.append((tokens, self._budget(params, tokens)))
+            if self.order(sequence):
+                room += gain
+            else:
+                sequence.points.pop()
+
+    def settle(self, sequence: Sequence, order: Compress, lengths: object) -> int:
+        """The order has been carried out: returns how many KVs have gone."""
+        before = self._kv.kept(sequence.number, order.tokens)
+        self._kv.compact(sequence.number, lengths, order.tokens)  # type: ignore[arg-type]
+        sequence.applied += 1
+        return before - self._kv.kept(sequence.number, order.tokens)
+
+    def stats(self, sequence: Sequence) -> CompressionStats | None:
+        """What compression has done to the sequence; None in an engine that does not compress."""
+        if not self._enabled:
+            return None
+        computed = sequence.computed
+        return CompressionStats(
+            logical=computed * self._kv.heads,
+            kept=self._kv.kept(sequence.number, computed),
+            times=sequence.applied,
+            head_lengths=self._kv.head_lengths(sequence.number, computed),
+        )
+
+    # ---- rules --------------------------------------------------------------------------------
+
+    def _due(self, sequence: Sequence, params: CompressionParams, tokens: int) -> int | None:
+        """The budget when a compression is due at `tokens` tokens."""
+        if tokens < sequence.prompt_len or (params.compress_once and sequence.points):
+            return None
+        kvs, goal = self._kv.kept(sequence.number, tokens), self._goal(params, tokens)
+        if tokens > sequence.prompt_len:  # a block a head is the least that gives memory back
+            since = tokens - (sequence.points[-1][0] if sequence.points else sequence.prompt_len)
+            if since < self._settings.interval and not self._limit_reached:
+                return None
+            goal += self._kv.spec.block_size * self._kv.heads - 1
+        return self._budget(params, tokens) if kvs > goal else None
+
+    def _gain(self, sequence: Sequence) -> int:
+        """Whole blocks that a compression between steps would give back."""
+        params = sequence.compression
+        if params is None or sequence.computed < sequence.prompt_len or sequence.remaining != 1:
+            return 0
+        if sequence.applied < len(sequence.points) or (params.compress_once and sequence.points):
+            return 0
+        tokens = sequence.computed
+        over = self._kv.kept(sequence.number, tokens) - self._goal(params, tokens)
+        return over // (self._kv.heads * self._kv.spec.block_size)
+
+    def _budget(self, params: CompressionParams, tokens: int) -> int:
+        return params.budget(tokens, self._kv.heads, self._kv.spec.block_size)
+
+    def _certain(self, params: CompressionParams, tokens: int) -> int:
+        """KVs that stay whatever the budget: protected ones with their blocks, control layers."""
+        size, layers = self._kv.spec.block_size, len(self._settings.control_layers)
+        protected = min(tokens, -(-params.protected_tokens(tokens) // size) * size)
+        control = layers * self._kv.spec.num_kv_heads
+        return tokens * control + protected * (self._kv.heads - control)
+
+    def _goal(self, params: CompressionParams, tokens: int) -> int:
+        """About how many KVs are left after a compression: fewer are not worth one."""
+        size = self._kv.spec.block_size
+        budget = -(-self._budget(params, tokens) // size) * size
+        return max(budget, self._certain(params, tokens))
+
+    def _bound(self, params: CompressionParams, tokens: int, budget: int | None = None) -> int:
+        """KVs that `choose` may keep at most: rows of a budget rule may each keep too much."""
+        if budget is None:
+            budget = self._budget(params, tokens)
+        certain = self._certain(params, tokens)
+        most = max(budget, certain) if params.budget_rule == "global" else budget + certain
+        return min(most, tokens * self._kv.heads)

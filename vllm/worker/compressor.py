@@ -1,0 +1,277 @@
+"""Compression on the worker's side: show metrics what they want to see, choose, copy out.
+
+Between its forward pass and its end a step hands over the queries that it captured, and the orders
+of its plan. What is known of a sequence beside its KVs lives here, under its number, from its first
+step until it is forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vllm.compression.choose import Protection, Rule, choose
+from vllm.compression.metrics import Metric, Observed, make
+from vllm.config.compression import CompressionSettings
+from vllm.core.compression import CompressionParams
+from vllm.core.plan import Compress, NewSequence, StepPlan
+from vllm.kernels import Ops, head_blocks
+from vllm.kv.table import HeadTable
+from vllm.model_executor.forward import Capture
+from vllm.model_executor.model import Model
+from vllm.worker.inputs import StepInputs
+from vllm.worker.queries import Part, QueryLog
+from vllm.worker.rows import Rows
+
+AT_ONCE = 16  # queries of decode steps that are kept before the metric sees them
+
+
+@dataclass(slots=True)
+class Watched:
+    """A sequence that may be compressed."""
+
+    params: CompressionParams
+    log: QueryLog
+    kept: Tensor | None = None  # int64 [L, H, K]: positions that the last compression left; -1
+    since: int = 0  # tokens then; later KVs stand behind those that were kept
+    running: Tensor | None = None  # float32 [L, H, T]: what the metric has observed so far
+    done: bool = False  # it will not be compressed again
+
+
+@dataclass(slots=True)
+class View:
+    """Where a sequence's KVs are: the slots [L, H, T] of head blocks, and their positions."""
+
+    slots: Tensor  # int64
+    positions: Tensor  # int64, -1 where padding
+
+
+class Compressor:
+    def __init__(
+        self,
+        model: Callable[[], Model],
+        kv: Tensor,
+        ops: Ops,
+        settings: CompressionSettings,
+        max_model_len: int,
+    ) -> None:
+        """model: asked for at each use, as its weights may be loaded anew.
+
+        Raises ValueError for models that cannot be compressed.
+        """
+        _refuse(model(), max_model_len)
+        self._settings = settings
+        self._ops = ops
+        self._shape = kv.shape[1:3]  # layers, KV heads
+        self._size = kv.shape[4]
+        self._blocks = head_blocks(kv)
+        self._model = model
+        self._rotate = model().rotate()
+        self._metrics: dict[str, Metric] = {}
+        self._watched: dict[int, Watched] = {}
+        self._ranges: list[tuple[int, int, int]] = []  # of the step: sequence, first, last position
+        self._metric(settings.defaults.metric)
+
+    def _metric(self, name: str) -> Metric:
+        if name not in self._metrics:
+            self._metrics[name] = make(name, self._settings)
+        return self._metrics[name]
+
+    def watch(self, new: NewSequence) -> None:
+        params = new.compression
+        if params is not None:
+            log = QueryLog(self._metric(params.metric), new.prompt_len)
+            self._watched[new.seq] = Watched(params, log)
+
+    def forget(self, seqs: list[int]) -> None:
+        for seq in seqs:
+            self._watched.pop(seq, None)
+
+    # ---- queries ------------------------------------------------------------------------------
+
+    def capture(self, plan: StepPlan, inputs: StepInputs) -> Capture | None:
+        """Which of the step's queries somebody wants, for the forward pass to take."""
+        self._ranges = []
+        tokens: list[np.ndarray] = []
+        for i, seq in enumerate(plan.seqs if self._watched else ()):
+            watched = self._watched.get(seq)
+            if watched is None or watched.done:
+                continue
+            start, end = int(plan.starts[i]), int(plan.starts[i] + plan.counts[i])
+            prompt = min(max(watched.log.prompt, start), end)
+            for first, last in ((start, prompt), (prompt, end)):
+                if first < last:
+                    first, last = watched.log.wants(first, last)
+                if first < last:
+                    self._ranges.append((seq, first, last))
+                    tokens.append(np.arange(first, last) - end + 1 + int(inputs.last[i]))
+        return Capture(torch.from_numpy(np.concatenate(tokens))) if tokens else None
+
+    def observe(self, capture: Capture | None, rows: Rows) -> None:
+        """Take in what the forward pass captured; metrics see it when it is complete."""
+        if capture is None:
+            return
+        queries = torch.stack(capture.queries)  # [L, n, Q, D]
+        at = 0
+        for seq, first, last in self._ranges:
+            watched = self._watched[seq]
+            watched.log.add(first, queries[:, at : at + last - first])
+            at += last - first
+            if watched.log.pending:
+                self._show_what_is_complete(seq, watched, last, rows)
+
+    def _show_what_is_complete(self, seq: int, watched: Watched, known: int, rows: Rows) -> None:
+        """known: the sequence's tokens whose queries have been captured."""
+        log, metric = watched.log, watched.log.metric
+        if known > log.prompt:
+            if log.waiting >= AT_ONCE:
+                self._show(seq, watched, log.take(), rows, decoding=True)
+        elif known == log.prompt:
+            self._show(seq, watched, log.take(), rows)
+        elif metric.window is None:
+            over = known % metric.block if metric.block is not None else 0
+            self._show(seq, watched, log.take(log.waiting - min(over, log.waiting)), rows)
+
+    def _show(
+        self, seq: int, watched: Watched, part: Part | None, rows: Rows, *, decoding: bool = False
+    ) -> None:
+        """Let the metric observe these queries, layer by layer."""
+        if part is None:
+            return
+        start, queries = part
+        end = start + queries.shape[1]
+        view = self._view(watched, rows, seq, end)
+        total = watched.running
+        made = torch.zeros(view.positions.shape, dtype=torch.float32)
+        if total is not None:
+            made[..., : total.shape[-1]] = total
+        for layer, seen in self._layers(watched, view, part, end):
+            seen.running, seen.decoding = made[layer], decoding
+            made[layer] += watched.log.metric.observe(seen)
+        watched.running = made
+
+    # ---- what a metric sees -------------------------------------------------------------------
+
+    def _view(self, watched: Watched, rows: Rows, seq: int, tokens: int) -> View:
+        """The sequence's KVs of its first `tokens` tokens."""
+        row, size = rows.row(seq), self._size
+        table = rows.tables.get(row)
+        if table is None:
+            at = torch.arange(tokens)
+            blocks = torch.from_numpy(rows.table[row].astype(np.int64))[at // size]
+            layers, heads = self._shape
+            head = torch.arange(layers * heads).view(layers, heads, 1)
+            slots = (blocks * (layers * heads) + head) * size + at % size
+            return View(slots, at.expand(layers, heads, -1))
+        assert watched.kept is not None
+        count = (watched.kept >= 0).sum(-1, keepdim=True)  # [L, H, 1]
+        width = int(count.max()) + tokens - watched.since
+        at = torch.arange(width).expand(*self._shape, -1)
+        padded = torch.nn.functional.pad(
+            watched.kept, (0, max(0, width - watched.kept.shape[-1])), value=-1
+        )
+        added = watched.since + at - count
+        positions = torch.where(at < count, padded[..., :width], added)
+        positions = positions.masked_fill(positions >= tokens, -1)
+        blocks = torch.from_numpy(table.head_blocks.astype(np.int64))
+        ids = blocks.gather(-1, (at // size).clamp_max(blocks.shape[-1] - 1))
+        return View(ids * size + at % size, positions)
+
+    def _layers(
+        self, watched: Watched, view: View, part: Part | None, length: int
+    ) -> Iterator[tuple[int, Observed]]:
+        """Each layer of a sequence of `length` tokens as a metric sees it, with these queries."""
+        size = self._size
+        ragged = bool((view.positions < 0).any())
+        for layer, attention in enumerate(self._model().attentions()):
+            slots, positions = view.slots[layer], view.positions[layer]
+            keys, values = self._blocks[slots // size, :, slots % size].unbind(2)
+            if ragged:  # what was never written may be anything, even NaN
+                hole = (positions < 0).unsqueeze(-1)
+                keys, values = keys.masked_fill(hole, 0), values.masked_fill(hole, 0)
+            empty = keys.new_empty(0, attention.sizes[0], keys.shape[-1])
+            queries = empty if part is None else part[1][layer]
+            first = 0 if part is None else part[0]
+            yield (
+                layer,
+                Observed(
+                    queries=queries,
+                    query_positions=torch.arange(first, first + len(queries)),
+                    keys=keys,
+                    values=values,
+                    positions=positions,
+                    scale=attention.scale,
+                    layer=layer,
+                    length=length,
+                    buffer=watched.params.metric_collection_buffer_size,
+                    output=attention.out.weight,
+                    rotate=self._rotate,
+                ),
+            )
+
+    # ---- orders -------------------------------------------------------------------------------
+
+    def compress(self, order: Compress, rows: Rows) -> np.ndarray:
+        """Carry an order out. Returns how many KVs each head has kept, int32 [L, H]."""
+        watched = self._watched[order.seq]
+        log, params = watched.log, watched.params
+        self._show(order.seq, watched, log.take(), rows, decoding=order.tokens > log.prompt)
+        view = self._view(watched, rows, order.seq, order.tokens)
+        scores = self._score(watched, view, order)
+        keep = choose(
+            scores,
+            view.positions,
+            block_size=self._size,
+            budget=order.budget,
+            protect=Protection.of(params, order.tokens),
+            rule=Rule(params.budget_rule, params.head_floor, self._settings.control_layers),
+        )
+        lengths = keep.sum(-1)
+        table, _ = HeadTable.of(order.head_blocks, lengths.numpy(), order.tokens, self._size)
+        place = torch.arange(int(lengths.max()))
+        there = place < lengths.unsqueeze(-1)  # [L, H, most kept]
+        blocks = torch.from_numpy(table.head_blocks.astype(np.int64))
+        target = blocks[..., place // self._size] * self._size + place % self._size
+        self._ops.copy_kv(self._blocks, view.slots[keep], target[there])
+        watched.kept = torch.full(there.shape, -1)
+        watched.kept[there] = view.positions[keep]
+        watched.since = order.tokens
+        if watched.running is not None:
+            running = torch.zeros(there.shape, dtype=torch.float32)
+            running[there] = watched.running[keep]
+            watched.running = running
+        watched.done = params.compress_once
+        rows.tables[rows.row(order.seq)] = table
+        return table.lengths
+
+    def _score(self, watched: Watched, view: View, order: Compress) -> Tensor:
+        """float32 [L, H, T]"""
+        running = watched.running
+        if running is not None and running.shape[-1] < view.positions.shape[-1]:
+            short = view.positions.shape[-1] - running.shape[-1]
+            running = watched.running = torch.nn.functional.pad(running, (0, short))
+        layers, heads = self._shape
+        scores = torch.empty(view.positions.shape, dtype=torch.float32)
+        for layer, seen in self._layers(watched, view, watched.log.window(), order.tokens):
+            seen.running = None if running is None else running[layer]
+            seen.keep = order.budget // (layers * heads)
+            scores[layer] = watched.log.metric.score(seen)
+        return scores
+
+    def kept_positions(self, seq: int, rows: Rows, tokens: int) -> Tensor:
+        """Which positions each head holds of the first `tokens`: int64 [L, H, T], -1 padding."""
+        return self._view(self._watched[seq], rows, seq, tokens).positions
+
+
+def _refuse(model: Model, max_model_len: int) -> None:
+    """A window counts positions in a sequence's KVs, which have gaps once it is compressed."""
+    for attention in model.attentions():
+        if 0 < attention.window < max_model_len:
+            raise ValueError(
+                f"enable_kvc: layer {attention.layer} of {type(model).__name__} attends to a "
+                f"sliding window of {attention.window} tokens; such models cannot be compressed"
+            )
