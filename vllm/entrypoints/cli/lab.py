@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vllm.entrypoints.cli.main import dispatch
 
 COMMANDS = {
+    "calibrate": "the simulator's model of latency from a real run, and its error",
     "collect": "who reuses what: four workloads through the simulated engine",
     "simulate": "hit rates of policies at capacities",
     "summarize": "how much is reused, how often and how soon",
