@@ -156,6 +156,7 @@ bool Attachment::call(wire::Request request, const std::vector<iovec>& payload, 
   for (auto& part : payload) request.bytes += part.iov_len;
   std::vector<iovec> parts{{&request, sizeof request}};
   parts.insert(parts.end(), payload.begin(), payload.end());
+  errno = 0;
   bool good = wire::send_all(fd_, std::move(parts)) &&
               wire::receive_all(fd_, &reply, sizeof reply) && reply.magic == wire::kMagic &&
               reply.bytes <= wire::kMaxPayload && reply.bytes % 4 == 0;
@@ -163,8 +164,11 @@ bool Attachment::call(wire::Request request, const std::vector<iovec>& payload, 
     answer.resize(reply.bytes / 4);
     good = wire::receive_all(fd_, answer.data(), reply.bytes) && reply.code == wire::Code::ok;
   }
-  // An answer that comes too late would be taken for the next one's: no further question.
-  if (!good) broken_ = true;
+  if (!good) {
+    // An answer that comes too late would be taken for the next one's: no further question.
+    hangs_ = errno == EAGAIN || errno == EWOULDBLOCK;
+    broken_ = true;
+  }
   return good;
 }
 

@@ -78,11 +78,16 @@ std::shared_ptr<Attachment> SharedCache::attachment() {
   if (!attachment_ && now < next_try_) return nullptr;
   attachment_.reset();  // its leases keep it
   if (!Attachment::attach(socket_, hello_, attachment_).ok()) {
-    // From now on, since finding out may have taken long.
-    next_try_ = std::chrono::steady_clock::now() +
-                std::chrono::duration_cast<std::chrono::steady_clock::duration>(retry_);
+    postpone();
   }
   return attachment_;
+}
+
+// From now on, since finding out may have taken long. Under the lock.
+void SharedCache::postpone() {
+  attachment_.reset();
+  next_try_ = std::chrono::steady_clock::now() +
+              std::chrono::duration_cast<std::chrono::steady_clock::duration>(retry_);
 }
 
 // Null: the daemon is away. One that was started anew is asked once more.
@@ -93,6 +98,11 @@ std::shared_ptr<Attachment> SharedCache::ask(const wire::Request& request,
     auto attached = attachment();
     if (!attached) return nullptr;
     if (attached->call(request, payload, reply, answer)) return attached;
+    if (attached->hangs()) {
+      std::lock_guard lock(mutex_);
+      if (attachment_ == attached) postpone();
+      return nullptr;
+    }
   }
   return nullptr;
 }

@@ -24,6 +24,7 @@ class Attachment {
             std::vector<uint32_t>& answer);
   void release(uint64_t id);
   bool broken() const { return broken_; }
+  bool hangs() const { return hangs_; }  // it broke for want of an answer in time
 
   // Null where the daemon names a slot that is not there.
   const uint8_t* reads(uint32_t slot) const { return at(read_, slot); }
@@ -42,7 +43,7 @@ class Attachment {
   int fd_ = -1;
   wire::Arena arena_{};
   void *read_ = nullptr, *write_ = nullptr;  // what is handed out cannot be written to
-  std::atomic<bool> broken_ = false;
+  std::atomic<bool> broken_ = false, hangs_ = false;
   std::mutex mutex_;  // a question at a time
 };
 
@@ -70,6 +71,7 @@ class SharedCache : public Cache {
   SharedCache(const Layout& layout, const kvs_shared_config& config);
   struct Found;
   std::shared_ptr<Attachment> attachment();
+  void postpone();
   std::shared_ptr<Attachment> ask(const wire::Request& request, const std::vector<iovec>& payload,
                                   wire::Reply& reply, std::vector<uint32_t>& answer);
   Found find(const std::vector<iovec>& parts, size_t first, size_t units, uint32_t flags);
