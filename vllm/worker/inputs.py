@@ -86,7 +86,7 @@ def _heads(tables: list[HeadTable], counts: np.ndarray) -> HeadBatch:
     layer, head = np.arange(layers)[:, None, None], np.arange(heads)
     chosen = blocks[layer, sequence[:, None], head, at // size].astype(np.int64)
     return HeadBatch(
-        slots=torch.from_numpy(chosen * size + at % size),
+        slots=torch.from_numpy(np.ascontiguousarray(chosen * size + at % size)),
         tables=torch.from_numpy(blocks),
         query_start=_starts(counts),
         lengths=torch.from_numpy(lengths),
