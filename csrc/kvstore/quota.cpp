@@ -152,6 +152,12 @@ uint64_t Quota::recount() {
   return out;
 }
 
+uint64_t Quota::sum() {
+  uint64_t out = 0;
+  change([&](uint64_t& sum) { out = sum; });
+  return out;
+}
+
 double Quota::now() const {
   struct stat s;
   if (futimens(fd_.get(), nullptr) || fstat(fd_.get(), &s)) return wall_clock();

@@ -39,6 +39,9 @@ class Quota {
   // Set the sum to what lies there, without what dead writers left.
   uint64_t recount();
 
+  // Bytes under the root, as far as is known without looking.
+  uint64_t sum();
+
   uint64_t limit() const { return limit_; }
   // Seconds, by the clock that the files' times come from, which may be another host's.
   double now() const;

@@ -89,6 +89,8 @@ TIER_VALUES: dict[str, Any] = {
     "num_cpu_blocks_override": 55,
     "kv_offloading_size": 1.5,
     "disk_cache_dir": "somewhere",
+    "shared_cache": "file:///somewhere",
+    "shared_cache_size": 1 << 30,
     "disk_cache_size": 1 << 20,
     "enable_async_swapping": False,
     "min_load_tokens": 64,
@@ -153,6 +155,8 @@ def test_tiers_from_keywords_flags_and_yaml(tmp_path: Path) -> None:
         disk_bytes=1 << 20,
         asynchronous=False,
         min_load_tokens=64,
+        shared="file:///somewhere",
+        shared_bytes=1 << 30,
     )
 
 

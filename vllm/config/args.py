@@ -39,6 +39,7 @@ from vllm.config.refused import Refused
 logger = logging.getLogger(__name__)
 
 DEFAULT_KV_GIB = 4
+DEFAULT_SHARED_BYTES = 16 << 30
 # What kv.evict has; a test holds the two together.
 EVICTION_POLICIES = tuple(
     "lru fifo lfu s3fifo s3fifo-main workload session ttl quota arc clock gdsf lhd lirs sieve slru "
@@ -128,6 +129,18 @@ class EngineArgs(CompressionArgs, Refused):
     )
     disk_cache_dir: str | None = flag(None, "Cache", "Folder of the disk tier; none: no such tier.")
     disk_cache_size: int = flag(16 << 30, "Cache", "Bytes of the disk tier.", size=True)
+    shared_cache: str | None = flag(
+        None,
+        "Cache",
+        "URL of a store that other engines use as well: shm:///path.sock (vllm kvstore serve), "
+        "file:///folder, redis://host:port/db, s3://bucket/prefix. A tier by itself.",
+    )
+    shared_cache_size: int | None = flag(
+        None,
+        "Cache",
+        "Bytes of all files of a file:// shared_cache, whoever wrote them; default 16 GiB.",
+        size=True,
+    )
     enable_async_swapping: bool = flag(
         True, "Cache", "Move blocks between tiers while steps run, rather than between them."
     )
@@ -459,7 +472,8 @@ class EngineArgs(CompressionArgs, Refused):
         for name in ("swap_space", "kv_offloading_size", "min_load_tokens"):
             _at_least(self, name, 0)
         asked = self.enable_multi_tier_prefix_caching or self.kv_offloading_size is not None
-        if not asked:
+        self._check_shared()
+        if not asked and self.shared_cache is None:
             if self.disk_cache_dir is not None:
                 raise ValueError("disk_cache_dir needs enable_multi_tier_prefix_caching")
             return None
@@ -468,8 +482,13 @@ class EngineArgs(CompressionArgs, Refused):
                 "multi-tier prefix caching needs prefix caching; drop --no-enable-prefix-caching"
             )
         size = self.swap_space if self.kv_offloading_size is None else self.kv_offloading_size
+        if not asked:  # a shared cache alone
+            size = 0
+            for name in ("num_cpu_blocks_override", "disk_cache_dir"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs enable_multi_tier_prefix_caching")
         if not (size or self.num_cpu_blocks_override):
-            if self.disk_cache_dir is None:
+            if self.disk_cache_dir is None and self.shared_cache is None:
                 raise ValueError(
                     "multi-tier prefix caching has no tier: give swap_space or disk_cache_dir"
                 )
@@ -482,7 +501,18 @@ class EngineArgs(CompressionArgs, Refused):
             disk_bytes=self.disk_cache_size,
             asynchronous=self.enable_async_swapping,
             min_load_tokens=self.min_load_tokens,
+            shared=self.shared_cache,
+            shared_bytes=self.shared_cache_size
+            or (DEFAULT_SHARED_BYTES if self.shared_cache else 0),
         )
+
+    def _check_shared(self) -> None:
+        _at_least(self, "shared_cache_size", 1)
+        scheme = (self.shared_cache or "").partition("://")[0]
+        if self.shared_cache_size is not None and scheme != "file":
+            raise ValueError("shared_cache_size is for a shared_cache of files, file:///folder")
+        if self.shared_cache is not None and self.simulator is not None:
+            raise ValueError("shared_cache: a simulated engine has no shared tier")
 
     def _scheduler(self, serving: bool) -> SchedulerConfig:
         for name in (
@@ -496,7 +526,7 @@ class EngineArgs(CompressionArgs, Refused):
         _at_least(self, "scheduler_window_size", 1)
         if self.enable_prefix_aware_scheduling and not self.enable_prefix_caching:
             raise ValueError("prefix-aware scheduling needs prefix caching")
-        tiered = self.enable_multi_tier_prefix_caching or self.kv_offloading_size is not None
+        tiered = self._tiers() is not None
         if self.enable_async_prefetching:
             if not tiered:
                 raise ValueError(

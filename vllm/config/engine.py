@@ -19,6 +19,8 @@ class TierConfig:
     disk_bytes: int
     asynchronous: bool
     min_load_tokens: int | None
+    shared: str | None = None  # a URL
+    shared_bytes: int = 0  # of the files of a file:// URL
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class EngineCore:
         tiers = self.scheduler.kv.tiers
         if tiers is not None:
             tiers.flush(FLUSH)
-            tiers.mover.shutdown()
+            tiers.close()
         if self.scheduler.kv.events is not None:
             self.scheduler.kv.events.close()
         if self.scheduler.prefix_metrics is not None:

@@ -12,17 +12,20 @@ from vllm.kv.evict import make
 from vllm.kv.hierarchy import Hierarchy
 from vllm.kv.manager import KVManager
 from vllm.kv.mover import Mover
+from vllm.kv.seek import Seeker
 from vllm.kv.shelf import Level, Shelf
 from vllm.kv.tiers.disk import DiskTier
 from vllm.kv.tiers.host import HostTier
+from vllm.kv.tiers.shared import SharedTier
 
 logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 512
+KNOWN = 1 << 16  # blocks of a shared store that are remembered to be there
 
 
 def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: bytes) -> None:
-    """Make host and disk tiers as configured.
+    """Make the tiers that are configured.
 
     Raises OSError or MemoryError when a tier's memory or folder cannot be had.
     """
@@ -34,6 +37,11 @@ def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: by
         logger.info("Host tier: %d blocks, %.2f GiB", blocks, blocks * block_bytes / 2**30)
     if config.disk_dir is not None:
         levels.append(_disk(kv, Path(config.disk_dir), config.disk_bytes, fingerprint))
+    seeker = None
+    if config.shared is not None:
+        level = _shared(kv, config.shared, config.shared_bytes, fingerprint)
+        seeker = Seeker(level.tier, asynchronous=config.asynchronous)
+        levels.append(level)
     kv.attach(
         Hierarchy(
             levels,
@@ -43,6 +51,7 @@ def attach_tiers(kv: KVManager, config: TierConfig, io: BlockIO, fingerprint: by
             kv.index,
             LoadCost(block_bytes, kv.spec.block_size, config.min_load_tokens),
             window=_window(kv.num_blocks, levels),
+            seeker=seeker,
         )
     )
 
@@ -74,3 +83,9 @@ def _disk(kv: KVManager, root: Path, quota: int, fingerprint: bytes) -> Level:
         "on" if tier.direct else "off",
     )
     return Level(tier, shelf)
+
+
+def _shared(kv: KVManager, url: str, quota: int, fingerprint: bytes) -> Level:
+    tier = SharedTier(url, kv.spec.block_bytes, fingerprint, quota)
+    logger.info("Shared tier: %s", url.split("@")[-1])  # without a password
+    return Level(tier, Shelf(KNOWN, make(kv.policy), kv.uses), shared=True)

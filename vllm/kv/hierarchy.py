@@ -23,6 +23,7 @@ from vllm.kv.lineage import Key
 from vllm.kv.loads import Load, Loads
 from vllm.kv.mover import Mover, delete
 from vllm.kv.pool import BlockPool
+from vllm.kv.seek import Seeker
 from vllm.kv.shelf import Level
 from vllm.kv.spill import Spills
 from vllm.kv.write_back import WriteBack
@@ -38,7 +39,10 @@ class Hit:
 
 
 class Hierarchy:
-    """`levels` from fast to slow. `window`: see `WriteBack`."""
+    """`levels` from fast to slow, the shared one last. `window`: see `WriteBack`.
+
+    `seeker` asks the shared one; without it, only what was stored from here is found there.
+    """
 
     def __init__(
         self,
@@ -50,13 +54,16 @@ class Hierarchy:
         cost: LoadCost,
         *,
         window: int,
+        seeker: Seeker | None = None,
     ) -> None:
         self.levels = levels
         self.mover = mover
         self.cost = cost
         self.loads = Loads(mover, io, pool, cost)
         self.write_back = WriteBack(levels, mover, io, pool, index, window)
-        self.spills = Spills(levels[0] if levels else None, mover, io, pool, self.loads)
+        aside = levels[0] if levels and not levels[0].shared else None
+        self.spills = Spills(aside, mover, io, pool, self.loads)
+        self.seeker = seeker
         self.events: Events | None = None
         self._pool = pool
         self._index = index
@@ -84,6 +91,15 @@ class Hierarchy:
             else:
                 break
         return found
+
+    def seek(self, seq: int, keys: Sequence[Key]) -> None:
+        """Ask the shared store what it has behind the run that is found without it."""
+        if self.seeker is not None:
+            self.seeker.ask(seq, keys[len(self.find(keys)) :])
+
+    def seeks(self, seq: int) -> bool:
+        """Whether the answer is not there yet, and worth waiting for."""
+        return self.seeker is not None and self.seeker.asking(seq)
 
     def has(self, key: Key) -> bool:
         return bool(self.find((key,)))
@@ -134,6 +150,8 @@ class Hierarchy:
         """The sequence waits no longer, and does not come back for its copies."""
         self.spills.forget(seq)
         self.loads.forget(seq)
+        if self.seeker is not None:
+            self.seeker.forget(seq)
 
     # ---- what happens elsewhere ---------------------------------------------------------------
 
@@ -151,6 +169,7 @@ class Hierarchy:
 
     def poll(self) -> tuple[list[int], list[int]]:
         """(sequences that have all they waited for, sequences that will not get it)."""
+        self._learn()
         done, revoked = self.mover.poll()
         ready: list[int] = []
         failed: set[int] = set()
@@ -169,6 +188,14 @@ class Hierarchy:
         for seq in failed:
             self.loads.forget(seq)
         return [seq for seq in ready if seq not in failed], sorted(failed)
+
+    def _learn(self) -> None:
+        """Take in what the shared store has answered."""
+        if self.seeker is None:
+            return
+        shelf = self.levels[-1].shelf
+        for key in self.seeker.poll():
+            shelf.learn(key, on_device=self._index.block(key) is not None)
 
     def _loaded(self, job: Job, ready: list[int], failed: set[int]) -> None:
         if job.revoked:
@@ -251,6 +278,12 @@ class Hierarchy:
         self.write_back.clear()
         return True
 
+    def close(self) -> None:
+        """End all threads. What is on its way is lost."""
+        if self.seeker is not None:
+            self.seeker.close()
+        self.mover.shutdown()
+
     def held_blocks(self) -> list[BlockId]:
         """One for each reference to a block that a transfer holds."""
         return self.loads.blocks() + self.spills.blocks()
@@ -280,3 +313,5 @@ class Hierarchy:
             level.shelf.check()
         self.spills.check()
         self.loads.check()
+        if self.seeker is not None:
+            self.seeker.check()

@@ -112,6 +112,21 @@ class KVManager:
         lineage.extend(tokens, limit // self.spec.block_size)
         return self.found(lineage.keys()[: limit // self.spec.block_size])
 
+    def seek(self, seq: int, tokens: Sequence[int], salt: str | None, limit: int) -> None:
+        """A sequence has come: ask the shared store, if there is one, what it has of it.
+
+        The keys that this hashes are kept for the admission of `seq`.
+        """
+        if self._tiers is None or self._tiers.seeker is None or not self.caching:
+            return
+        lineage = self._lineage(seq, salt)
+        lineage.extend(tokens, limit // self.spec.block_size)
+        self._tiers.seek(seq, lineage.keys()[: limit // self.spec.block_size])
+
+    def seeks(self, seq: int) -> bool:
+        """Whether the answer is worth waiting for, for a moment."""
+        return self._tiers is not None and self._tiers.seeks(seq)
+
     def deferred(self, seq: int, tokens: Sequence[int], salt: str | None) -> bool:
         """Whether the first block that is in no tier is being computed by another sequence."""
         if not self.caching or seq in self._tables or self._spilled(seq) is not None:

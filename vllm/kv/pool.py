@@ -35,7 +35,8 @@ class BlockPool:
         self._free = [BlockId(i) for i in reversed(range(num_blocks))]  # a stack, 0 on top
         self._policy = policy
         self._index = index
-        self._pinned: set[Key] = set()  # being copied down: keep their place, and may not go yet
+        # Being copied down, to so many tiers: they keep their place, and may not go yet.
+        self._pinned: dict[Key, int] = {}
         self.on_evict: Callable[[list[Key]], None] | None = None
         self.residency: Residency | None = None
 
@@ -85,10 +86,12 @@ class BlockPool:
 
     def pin(self, key: Key) -> None:
         """Keep a cached key from being evicted, at its place in the order, until `unpin`."""
-        self._pinned.add(key)
+        self._pinned[key] = self._pinned.get(key, 0) + 1
 
     def unpin(self, key: Key) -> None:
-        self._pinned.remove(key)
+        self._pinned[key] -= 1
+        if self._pinned[key] == 0:
+            del self._pinned[key]
 
     def is_pinned(self, key: Key) -> bool:
         return key in self._pinned

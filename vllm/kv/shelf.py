@@ -89,6 +89,18 @@ class Shelf:
         self._storing.add(key)
         return victims
 
+    def learn(self, key: Key, *, on_device: bool) -> None:
+        """Somebody else has written the key. What there is no room for is not known any more."""
+        if self.knows(key):
+            return
+        if key not in self._bad and len(self) >= self.capacity:
+            victim = next(self._victims(), None)
+            if victim is None:
+                return
+            self._remove(victim)
+        self._bad.pop(key, None)
+        self._put(key, on_device)
+
     def deleted(self, keys: Iterable[Key]) -> None:
         self._going.difference_update(keys)
 
@@ -203,7 +215,12 @@ class Shelf:
 
 @dataclass(slots=True)
 class Level:
-    """One tier and its bookkeeping."""
+    """One tier and its bookkeeping.
+
+    To a shared one others write as well. It keeps itself within its bounds, and its shelf is only
+    what is known of it: by stores of our own, and by asking (see `kv.seek`).
+    """
 
     tier: Tier
     shelf: Shelf
+    shared: bool = False

@@ -5,6 +5,9 @@ in line there to the second. Where the device is full, blocks that sequences sti
 too when the tier is idle: they may be evicted by the admissions of the very step that ends their
 sequence. An engine that has nothing else to do copies everything to every tier that has room, so
 that a restart finds it.
+
+A shared tier stands beside that chain: it is fed from the device, with what is next in line there
+and, without waiting for that, with what has served a hit: others may want it too.
 """
 
 from __future__ import annotations
@@ -35,19 +38,23 @@ class WriteBack:
         window: int,
     ) -> None:
         self._levels, self._mover, self._io = levels, mover, io
+        self._chain = [level for level in levels if not level.shared]
+        self._shared = [level for level in levels if level.shared]
         self._pool, self._index, self._window = pool, index, window
         self._reused: OrderedDict[Key, None] = OrderedDict()
         self._reused_limit = 4 * (pool.num_blocks + sum(v.shelf.capacity for v in levels))
+        self._proven: OrderedDict[Key, None] = OrderedDict()  # reused, and not offered to others
         self._refused: set[Key] = set()  # next in line, and the queue took no more
         self._fresh: OrderedDict[Key, None] = OrderedDict()  # computed, and not copied yet
 
     def used(self, keys: Iterable[Key]) -> None:
         """These keys served a hit: they are worth keeping when the device lets them go."""
         for key in keys:
-            self._reused[key] = None
-            self._reused.move_to_end(key)
-        while len(self._reused) > self._reused_limit:
-            self._reused.popitem(last=False)
+            for kept in (self._reused, self._proven) if self._shared else (self._reused,):
+                kept[key] = None
+                kept.move_to_end(key)
+                while len(kept) > self._reused_limit:
+                    kept.popitem(last=False)
 
     def computed(self, key: Key) -> None:
         """The device has this key's content, and no tier may have it yet."""
@@ -58,26 +65,40 @@ class WriteBack:
         """Copy down what is next in line to be evicted, as far as the queues take it."""
         if not self._levels:
             return
-        first = self._levels[0]
-        # Second uses always go; first uses when the tier has nothing else to do.
-        idle = self._mover.lanes[first.tier.name].waiting == 0
         count = max(0, self._window - self._pool.free - self._pool.pinned)
         soon = self._pool.next_victims(count)
-        pairs = [
-            (key, block)
-            for key, block in soon
-            if (idle or key in self._reused) and not first.shelf.knows(key)
-        ]
-        if idle:
+        first, *others = self._fed()
+        pairs = self._chosen(first, soon)
+        if self._idle(first):
             pairs += self._held(count - len(pairs), {key for key, _ in pairs})
         self._refused = {key for key, _ in self._store(first, pairs)}
-        for upper, lower in zip(self._levels, self._levels[1:], strict=False):
+        for level in others:
+            self._store(level, self._chosen(level, soon))
+        for level in self._shared:
+            self._share(level)
+        for upper, lower in zip(self._chain, self._chain[1:], strict=False):
             if len(upper.shelf) >= upper.shelf.capacity - self._window:
                 self._cascade(upper, lower, upper.shelf.next_sole(self._window))
 
+    def _fed(self) -> list[Level]:
+        """The tiers that are fed from the device."""
+        return self._chain[:1] + self._shared
+
+    def _idle(self, level: Level) -> bool:
+        return self._mover.lanes[level.tier.name].waiting == 0
+
+    def _chosen(self, level: Level, soon: list[tuple[Key, BlockId]]) -> list[tuple[Key, BlockId]]:
+        """Second uses always go; first uses when the tier has nothing else to do."""
+        idle = self._idle(level)
+        return [
+            (key, block)
+            for key, block in soon
+            if (idle or key in self._reused) and not level.shelf.knows(key)
+        ]
+
     def _held(self, count: int, but: set[Key]) -> list[tuple[Key, BlockId]]:
         """Blocks of sequences that run: the step that ends these may evict them at once."""
-        first, found = self._levels[0].shelf, self._index.block
+        first, found = self._fed()[0].shelf, self._index.block
         done = takewhile(lambda key: first.knows(key) or found(key) is None, self._fresh)
         for key in list(done):
             del self._fresh[key]
@@ -89,6 +110,16 @@ class WriteBack:
             and not (key in but or first.knows(key) or self._pool.is_pinned(key))
         )
         return list(islice(held, count))
+
+    def _share(self, level: Level) -> None:
+        """Offer what has served a hit to others, a batch at a time."""
+        pairs: list[tuple[Key, BlockId]] = []
+        while self._proven and len(pairs) < BATCH and self._mover.accepts_store(level.tier.name):
+            key, _ = self._proven.popitem(last=False)
+            block = self._index.block(key)
+            if block is not None and not level.shelf.knows(key):
+                pairs.append((key, block))
+        self._store(level, pairs)
 
     def everything(self) -> None:
         """Copy all that is cached to each tier, into free room only.
@@ -104,7 +135,7 @@ class WriteBack:
             cached = self._pool.next_victims(self._pool.num_blocks)
             pairs = [(key, block) for key, block in cached if not level.shelf.knows(key)]
             self._store(level, pairs[: max(0, room)])
-        for upper, lower in zip(self._levels, self._levels[1:], strict=False):
+        for upper, lower in zip(self._chain, self._chain[1:], strict=False):
             keys = [key for key in upper.shelf.readable() if not lower.shelf.knows(key)]
             self._cascade(upper, lower, keys[: lower.shelf.room])
 
@@ -167,11 +198,12 @@ class WriteBack:
         for key in keys:
             self._fresh.pop(key, None)
         if self._refused:
-            lane = self._mover.lanes[self._levels[0].tier.name]
+            lane = self._mover.lanes[self._fed()[0].tier.name]
             lane.dropped_stores += len(self._refused.intersection(keys))
             self._refused.difference_update(keys)
 
     def clear(self) -> None:
         self._reused.clear()
         self._fresh.clear()
+        self._proven.clear()
         self._refused.clear()

@@ -75,11 +75,11 @@ class FileCacheConfig:
 
     `hash_chunk_size` (or `split_number`) hex digits name each of two folder levels, 1 to 4. Every
     `gc_interval` (or `client_gc_interval`) seconds this client deletes what it wrote and nobody
-    used for `ttl` seconds; with `enable_global_gc` it does so for all files under the root, every
-    `global_gc_interval` seconds by `global_ttl`. `quota` bounds the bytes under the root (0:
-    nothing does); what was used longest ago goes first. `sync` is what is on the disk when a call
-    returns: "none" (a crash may lose it), "data", or "all", the file's name too. `direct` uses
-    direct I/O where a probe says that it works.
+    used for `ttl` seconds (0: it does not); with `enable_global_gc` it does so for all files under
+    the root, every `global_gc_interval` seconds by `global_ttl`. `quota` bounds the bytes under the
+    root (0: nothing does); what was used longest ago goes first. `sync` is what is on the disk when
+    a call returns: "none" (a crash may lose it), "data", or "all", the file's name too. `direct`
+    uses direct I/O where a probe says that it works.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class FileCacheConfig:
         interval = one_of(
             "gc_interval", gc_interval, "client_gc_interval", client_gc_interval, 1800
         )
-        self.gc_interval = positive("gc_interval", interval, float)
+        self.gc_interval = positive("gc_interval", interval, float) if interval else 0
         self.ttl = positive("ttl", ttl, float)
         self.enable_global_gc = bool(enable_global_gc)
         self.global_gc_interval = positive("global_gc_interval", global_gc_interval, float)

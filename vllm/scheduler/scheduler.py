@@ -90,6 +90,7 @@ class Scheduler:
         first.forks = forks
         self._by_request[request.request_id] = sequences
         self._enqueue(first)
+        self.kv.seek(first.number, first.tokens, request.cache_salt, self._readable(first))
 
     def _refusal(self, request: EngineRequest) -> tuple[str, str] | None:
         if request.request_id in self._by_request:
@@ -334,6 +335,8 @@ class Scheduler:
         for sequence in window.candidates(self.waiting, size, self._hits):
             if size > 1 and sequence.overtaken < size - 1 and self._is_deferred(sequence):
                 continue
+            if self.kv.seeks(sequence.number):
+                continue  # for a moment: those behind it that are looked at may go first
             if self._admit(sequence, budget, now):
                 return sequence
             idle = not (self.running or self.in_transfer)

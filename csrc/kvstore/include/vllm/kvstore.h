@@ -78,7 +78,7 @@ typedef struct {
 typedef struct {
   uint64_t bytes;           // of payload and headers, now
   uint64_t capacity_bytes;  // 0: unbounded
-  uint64_t entries;         // tokens in shared memory, files on disk
+  uint64_t entries;         // tokens in shared memory; files, of a root (kvs_root_*)
   uint64_t pinned;          // slots under a lease or being written
   uint64_t clients;         // connections
   uint64_t hits, misses;    // tokens asked for and found, or not; this client's or this daemon's
