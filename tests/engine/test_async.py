@@ -478,7 +478,7 @@ async def main():
     engine = AsyncLLMEngine.from_engine_args(EngineArgs(**json.loads(sys.argv[1])))
     if sys.argv[2] == "ready":
         await engine.is_ready()
-    print(engine._process.pid, flush=True)
+    print(engine._process.pid, engine._process.folder, flush=True)
     time.sleep(600)
 
 asyncio.run(main())
@@ -494,9 +494,10 @@ async def test_the_core_ends_when_its_parent_is_killed(when):
     )
     assert parent.stdout is not None
     line = await asyncio.to_thread(parent.stdout.readline)
-    pid = int(line)
+    pid, folder = int(line.split()[0]), Path(line.split()[1].decode())
     assert psutil.pid_exists(pid)
     parent.kill()
     parent.wait()
     parent.stdout.close()
     assert gone(pid)
+    assert not folder.exists()

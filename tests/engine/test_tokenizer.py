@@ -347,3 +347,27 @@ def test_a_model_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen3", "vocab_size": 300}')
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'x' * 10**10",
+        "10**10 * 'x'",
+        "[0] * 10**9",
+        "9**99999999",
+        "'x'.center(10**10)",
+        "'x'.zfill(n)",
+    ],
+)
+def test_no_expression_is_huge(tmp_path: Path, expression: str) -> None:
+    template = "{% set n = 999999999 %}{{ " + expression + " }}"
+    tokenizer = Tokenizer(folder(tmp_path, "byte_level"), template)
+    with pytest.raises(VLLMValidationError, match="too large"):
+        tokenizer.render_chat([{"role": "user", "content": "a"}])
+
+
+def test_ordinary_arithmetic_of_templates(tmp_path: Path) -> None:
+    template = "{{ '-' * 3 }}{{ 2 ** 10 }}{{ 'x'.center(5) }}{{ 1.5 * 2 }}"
+    tokenizer = Tokenizer(folder(tmp_path, "byte_level"), template)
+    assert tokenizer.render_chat([{"role": "user", "content": "a"}]) == "---1024  x  3.0"

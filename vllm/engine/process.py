@@ -109,6 +109,7 @@ class CoreServer:
     """The child's side: the loop around an `EngineCore`."""
 
     def __init__(self, folder: str) -> None:
+        self.folder = folder
         context = zmq.Context()
         self._inbox = context.socket(zmq.PULL)
         self._inbox.connect(f"ipc://{folder}/{TO_CORE}")
@@ -209,6 +210,7 @@ def end_with_parent(server: CoreServer) -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
         server.end()
+        shutil.rmtree(server.folder, ignore_errors=True)  # the front end may have been killed
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()

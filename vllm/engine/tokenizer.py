@@ -25,6 +25,7 @@ from vllm.config.vocabulary import read_tokenizer
 from vllm.core.errors import VLLMValidationError
 
 MAX_RENDERED_CHARS = 32 << 20
+MAX_EXPRESSION = 1 << 20
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _NAMED = tuple(f"{n}_token" for n in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
@@ -201,7 +202,34 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
-_environment = ImmutableSandboxedEnvironment(
+class _Environment(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, in which no expression makes a text of any length out of a number."""
+
+    intercepted_binops = frozenset({"*", "**"})
+    padding = frozenset({"center", "ljust", "rjust", "zfill", "expandtabs"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        for value, count in ((left, right), (right, left)):
+            if isinstance(count, int) and isinstance(value, (str, bytes, list, tuple)):
+                _bound(len(value) * count)
+        if operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _bound(left.bit_length() * right)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(getattr(obj, "__self__", None), str) and obj.__name__ in self.padding:
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, int):
+                    _bound(value)
+        return super().call(context, obj, *args, **kwargs)
+
+
+def _bound(size: int) -> None:
+    if size > MAX_EXPRESSION:
+        raise TemplateError("an expression is too large")
+
+
+_environment = _Environment(
     trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation]
 )
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from vllm.entrypoints.openai import absent
 from vllm.entrypoints.openai.app import build_app, routes
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
@@ -130,3 +131,30 @@ def test_routes_are_listed(engine: FakeEngine) -> None:
     listed = routes(build_app(engine, ServerArgs()))
     assert "POST /v1/chat/completions" in listed
     assert "GET, POST /ping" in listed
+
+
+@pytest.mark.parametrize("path", absent.REASONS)
+async def test_what_is_absent_says_why(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.post(path, json={"input": "a"})
+    assert response.status_code == 501
+    assert response.json()["error"]["type"] == "NotImplementedError"
+    assert response.json()["error"]["message"] == absent.REASONS[path]
+
+
+async def test_invocations_are_chats_or_completions(client: httpx.AsyncClient) -> None:
+    async def ask(body: Any) -> httpx.Response:
+        return await client.post("/invocations", json=body)
+
+    text = (await ask({"prompt": "The code", "max_tokens": 2})).json()
+    assert text["choices"][0]["text"] == "The code"
+    chat = (await ask({"messages": [{"role": "user", "content": "a"}], "max_tokens": 2})).json()
+    assert chat["object"] == "chat.completion"
+    for body, param in (
+        ({"model": "demo"}, "prompt"),
+        ({"prompt": "a", "top_k": "x"}, "top_k"),
+        ({"messages": []}, "messages"),
+        ([], None),
+    ):
+        response = await ask(body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == param

@@ -12,12 +12,14 @@ from starlette.responses import Response
 
 from vllm.engine.client import EngineClient
 from vllm.entrypoints.openai import (
+    absent,
     admin,
     anthropic,
     chat,
     completions,
     errors,
     health,
+    invocations,
     models,
     responses,
     sessions,
@@ -31,7 +33,18 @@ from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 from vllm.version import __version__
 
-FAMILIES = (health, models, completions, chat, responses, anthropic, tokenize, sessions)
+# The most used come first: a request is matched against one route after the other.
+FAMILIES = (
+    completions,
+    chat,
+    responses,
+    anthropic,
+    tokenize,
+    models,
+    health,
+    sessions,
+    invocations,
+)
 
 
 def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = None) -> FastAPI:
@@ -52,6 +65,7 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
     app.add_exception_handler(Unauthorized, _unauthorized)
     for family in FAMILIES:
         app.include_router(family.router)
+    app.include_router(absent.router)
     if args.enable_tokenizer_info_endpoint:
         app.include_router(tokenizer_info.router)
     admin_keys = args.admin_api_key or []

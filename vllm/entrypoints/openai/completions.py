@@ -154,13 +154,14 @@ class _ChoiceWriter:
         if body.prompt_only:
             made, text, told = [], "", []
         self.generated += len(made)
-        ids = made
+        ids, echo, echoed = made, "", 0
         if body.echo and first:
-            ids, text = job.prompt_token_ids + made, self._prompt_text() + text
+            echo, echoed = self._prompt_text(), len(job.prompt_token_ids)
+            ids, text = job.prompt_token_ids + made, echo + text
             told = [*(result.prompt_logprobs or []), *told]
         choice = Choice(self._index, text, None, output.finish_reason, output.stop_reason)
         if body.logprobs is not None and (ids or not body.stream):
-            choice.logprobs = self._logprobs.completion(ids, told)
+            choice.logprobs = self._logprobs.completion(ids, told, echo, echoed)
         if body.return_token_ids:
             choice.token_ids = made
             if first:

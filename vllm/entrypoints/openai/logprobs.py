@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.tokenizer import Tokenizer
 from vllm.logprobs import Logprob, PositionLogprobs, PromptLogprobs
 
@@ -43,15 +44,23 @@ class LogprobWriter:
         self._offset = offset
 
     def completion(
-        self, ids: list[int], positions: list[PositionLogprobs | None]
+        self,
+        ids: list[int],
+        positions: list[PositionLogprobs | None],
+        echo: str = "",
+        echoed: int = 0,
     ) -> CompletionLogprobs:
+        """echo: how the first `echoed` tokens, a prompt's, are shown."""
         written = CompletionLogprobs()
-        for token_id, position in zip(ids, positions, strict=True):
+        written.text_offset += self._starts(ids[:echoed], echo)
+        self._offset += len(echo)
+        for i, (token_id, position) in enumerate(zip(ids, positions, strict=True)):
             chosen = position.get(token_id) if position else None
             token = self._text(token_id, chosen)
             written.tokens.append(token)
-            written.text_offset.append(self._offset)
-            self._offset += len(token)
+            if i >= echoed:
+                written.text_offset.append(self._offset)
+                self._offset += len(token)
             if position is None or chosen is None:
                 written.token_logprobs.append(None)
                 written.top_logprobs.append(None)
@@ -83,6 +92,22 @@ class LogprobWriter:
                 for i, lp in (ranked if top == -1 else ranked[:top])
             ],
         )
+
+    def _starts(self, ids: list[int], text: str) -> list[int]:
+        """Where each token of a prompt begins in the text that it is shown as.
+
+        Not where the lengths of tokens alone would have it: a tokenizer may put a space before a
+        text and tokens around it, which are not shown, and the bytes of a character may be several.
+        """
+        if self._tokenizer is None:
+            return [0] * len(ids)
+        silent = self._tokenizer.decode(ids, skip_special_tokens=False) != text
+        spelt = Detokenizer(self._tokenizer, (), skip_special_tokens=silent)
+        starts = []
+        for token in ids:
+            starts.append(len(spelt.text))
+            spelt.add(token)
+        return starts
 
     def _text(self, token_id: int, logprob: Logprob | None) -> str:
         if self._as_ids or self._tokenizer is None:
