@@ -43,8 +43,19 @@ def _preset(bits: str) -> dict[str, Any]:
     return COMMON | switches | more
 
 
+def _kept(share: float) -> dict[str, Any]:
+    """Compression of every request to this share of its KVs; 1: ready to, and nothing is."""
+    return {"enable_kvc": True, "target_compression_rate": share}
+
+
 PRESETS: dict[str, dict[str, Any]] = {name: _preset(bits) for name, bits in BITS.items()}
 """Keywords of `EngineArgs` by server name."""
+PRESETS |= {
+    "kvc-off": PRESETS["apc"] | _kept(1.0),
+    "kvc-2x": PRESETS["apc"] | _kept(1 / 2),
+    "kvc-8x": PRESETS["apc"] | _kept(1 / 8),
+    "mt-apc-kvc-8x": PRESETS["mt-apc"] | _kept(1 / 8),
+}
 
 
 def flags(engine: dict[str, Any]) -> list[str]:
@@ -59,5 +70,7 @@ def flags(engine: dict[str, Any]) -> list[str]:
     return words
 
 
-COMPRESSED = frozenset[str]()
-"""Servers whose answers may differ from the others': they keep a part of the KVs."""
+def compresses(engine: dict[str, Any]) -> bool:
+    """Whether a server's answers may differ from the others': it keeps a part of the KVs."""
+    less = engine.get("target_compression_rate", 1.0) < 1 or engine.get("max_cache_tokens")
+    return bool(engine.get("enable_kvc") or engine.get("enable_kvcompress")) and bool(less)

@@ -81,10 +81,15 @@ def spread(trials: Sequence[dict[str, Any]], name: str) -> float:
     return statistics.stdev(t[name] for t in trials) if len(trials) > 1 else 0.0
 
 
+def label(server: str, trials: Sequence[dict[str, Any]]) -> str:
+    """A star for those that keep a part of the KVs, and may answer otherwise."""
+    return f"{server}*" if trials[0]["compressed"] else server
+
+
 def plot(name: str, servers: Trials) -> Figure:
     """Bars for the four measures, with standard deviations, and hit rates by tier."""
     figure, axes = plt.subplots(1, 5, figsize=(17, 3.6), layout="constrained")
-    labels = list(servers)
+    labels = [label(server, trials) for server, trials in servers.items()]
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=False):
         heights = [mean(t, measure) for t in servers.values()]
         errors = [spread(t, measure) for t in servers.values()]
@@ -108,7 +113,13 @@ def _stack(axis: Axes, servers: Trials) -> None:
     for tier, color in TIERS.items():
         rates = [mean(t, f"{tier}_prefix_cache_hit_rate") for t in servers.values()]
         if any(rates):
-            axis.bar(list(servers), rates, bottom=below, color=color, label=tier)
+            axis.bar(
+                [label(s, t) for s, t in servers.items()],
+                rates,
+                bottom=below,
+                color=color,
+                label=tier,
+            )
             below = [a + b for a, b in zip(below, rates, strict=True)]
     axis.set_title("hit rate by tier, % of tokens", fontsize=10)
     axis.set_ylim(0, 100)
@@ -153,7 +164,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def numbers(servers: Trials) -> str:
     columns = [c for c in COLUMNS if any(mean(t, c) for t in servers.values())]
     rows = [
-        [server, *(f"{mean(t, c):.4g}" for c in columns), str(sum(r["failed"] for r in t))]
+        [
+            label(server, t),
+            *(f"{mean(t, c):.4g}" for c in columns),
+            str(sum(r["failed"] for r in t)),
+        ]
         for server, t in servers.items()
     ]
     return table(["server", *(COLUMNS[c] for c in columns), "failed"], rows)
@@ -178,7 +193,8 @@ def page(
         )
     parts.append(
         f"<p>Scale: {first['scale']}. All outputs are as long as asked for. Ratios: medians over "
-        f"trials: throughput / median TTFT of <b>{html.escape(base)}</b>.</p>"
+        f"trials: throughput / median TTFT of <b>{html.escape(base)}</b>. A star: keeps a part of "
+        "the KVs, so its answers may differ.</p>"
     )
     parts.append(table(*summary(results, base)))
     for name, servers in results.items():

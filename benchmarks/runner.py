@@ -26,7 +26,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks import trial
-from benchmarks.presets import COMPRESSED, PRESETS
+from benchmarks.presets import BITS, PRESETS, compresses
 from benchmarks.programs import PROGRAMS
 from benchmarks.recorded import differences
 from vllm.config import EngineArgs
@@ -60,8 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--servers",
         nargs="+",
         metavar="NAME[=ARGS]",
-        default=[name for name in PRESETS if name not in COMPRESSED],
-        help="Default: the presets that do not compress.",
+        default=list(BITS),
+        help="Default: the study's eight presets.",
     )
     add("--num-trials", type=int, default=5)
     add("--result-dir", type=Path, required=True)
@@ -157,7 +157,12 @@ def run_trial(args: argparse.Namespace, name: str, server: dict[str, Any], numbe
             result = trial.real(program, args.scale, engine, seed, bar.update, data)
     finally:
         bar.close()
-    return result | {"simulated": args.simulate, "scale": args.scale, "trial": number}
+    return result | {
+        "simulated": args.simulate,
+        "compressed": compresses(engine),
+        "scale": args.scale,
+        "trial": number,
+    }
 
 
 def run_all(args: argparse.Namespace, servers: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
@@ -195,10 +200,10 @@ def clean(folder: Path, results: list[dict[str, Any]]) -> None:
 
 
 def unlike(results: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
-    """(benchmark, server) -> greedy answers unlike the first server's, of so many."""
+    """(benchmark, server) -> answers unlike those of the first that keeps all KVs, of so many."""
     found: dict[tuple[str, str], tuple[int, int]] = {}
     groups: dict[tuple[str, int], dict[str, dict[str, str]]] = {}
-    for r in results:
+    for r in sorted(results, key=lambda r: bool(r["compressed"])):
         groups.setdefault((r["benchmark"], r["trial"]), {})[r["server"]] = r["texts"]
     for (benchmark, _), texts in groups.items():
         for server, count in differences(texts).items():
@@ -218,7 +223,9 @@ def show(results: list[dict[str, Any]], console: Console) -> None:
             trials = [r for r in own if r["server"] == server]
             means = [sum(r[name] for r in trials) / len(trials) for name in SHOWN]
             wrong, of = different.get((benchmark, server), (0, 0))
-            answers = "compressed" if server in COMPRESSED else f"{wrong} of {of}" if of else ""
+            answers = f"{wrong} of {of}" if of else ""
+            if trials[0]["compressed"]:
+                answers += " (compressed)"
             failed = str(sum(r["failed"] for r in trials))
             table.add_row(server, *(f"{m:.3g}" for m in means), failed, answers)
         console.print(table)
@@ -238,8 +245,8 @@ def main() -> int:
             from benchmarks.simulated import config
 
             config(*args.simulate)
-            if compressed := [name for name in servers if name in COMPRESSED]:
-                raise ValueError(f"--simulate: {compressed[0]} compresses, which needs a model")
+            if compressing := [name for name, has in servers.items() if has.get("enable_kvc")]:
+                raise ValueError(f"--simulate: {compressing[0]} compresses, which needs a model")
         else:
             args.longest = EngineArgs(model=args.model).create_engine_config().model.max_model_len
         settings = {
@@ -264,7 +271,7 @@ def main() -> int:
     wrong = [
         f"{benchmark} on {server}: {count} of {of} answers differ"
         for (benchmark, server), (count, of) in unlike(results).items()
-        if count and server not in COMPRESSED
+        if count and not compresses(servers[server])
     ]
     failed = [
         f"{r['benchmark']} on {r['server']}: {r['errors'][0]}" for r in results if r["failed"]

@@ -28,9 +28,15 @@ class Served:
     log: deque[str] = field(default_factory=lambda: deque(maxlen=200))
 
     async def metrics(self) -> dict[str, float]:
-        """Counters and gauges by name, those with a `source` or tier as name:label. Tokens."""
-        async with httpx.AsyncClient() as client:
-            text = (await client.get(f"{self.url}/metrics")).text
+        """Counters and gauges by name, those with a `source` or tier as name:label. Tokens.
+
+        RuntimeError, with its log, when the server is no longer there.
+        """
+        try:
+            async with httpx.AsyncClient() as client:
+                text = (await client.get(f"{self.url}/metrics")).text
+        except httpx.HTTPError as error:
+            raise RuntimeError(f"the server has died: {error}\n{''.join(self.log)}") from error
         values: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

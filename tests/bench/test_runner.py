@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from benchmarks import runner
-from benchmarks.presets import COMPRESSED, PRESETS, flags
+from benchmarks.presets import BITS, PRESETS, compresses, flags
 from benchmarks.programs import PROGRAMS
 from benchmarks.recorded import differences, measures
 from examples.agents.client import Answer
 from vllm.config import EngineArgs
 
 SIMULATED = ["--simulate", "h100", "llama-3-8b", "--scale", "small", "--num-trials", "1"]
-PLAIN = [name for name in PRESETS if name not in COMPRESSED]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,7 +34,7 @@ def test_every_program_runs_on_every_preset(tmp_path: Path) -> None:
     done = run("--result-dir", str(tmp_path / "r"), *SIMULATED)
     assert done.returncode == 0, done.stderr[-3000:]
     results = raw(tmp_path / "r")
-    assert len(results) == len(PROGRAMS) * len(PLAIN)
+    assert len(results) == len(PROGRAMS) * len(BITS)
     for name, result in results.items():
         assert result["failed"] == 0 and result["completed"] > 0, name
         assert result["simulated"] == ["h100", "llama-3-8b"], "marked in every file"
@@ -45,7 +44,7 @@ def test_every_program_runs_on_every_preset(tmp_path: Path) -> None:
     assert results["guessing_game_apc_0"]["device_prefix_cache_hit_rate"] > 10
     assert results["multiturn_long_mt-apc_0"]["host_prefix_cache_hit_rate"] > 0
     rows = list(csv.DictReader((tmp_path / "r" / "cleaned" / "debate.csv").open()))
-    assert [row["method"] for row in rows] == PLAIN
+    assert [row["method"] for row in rows] == list(BITS)
     assert all(row["simulated"] == "h100 llama-3-8b" for row in rows)
     report = [sys.executable, "-m", "benchmarks.report", str(tmp_path / "r")]
     subprocess.run(report, check=True, capture_output=True, timeout=300)
@@ -117,6 +116,25 @@ def test_presets_are_arguments_of_the_engine(name: str) -> None:
     keywords = EngineArgs(**small)
     assert runner.read_servers([f"x={' '.join(flags(small))}"], "")["x"] == small
     keywords.create_engine_config()
+
+
+def test_what_compresses() -> None:
+    kept = {name for name, engine in PRESETS.items() if compresses(engine)}
+    assert kept == {"kvc-2x", "kvc-8x", "mt-apc-kvc-8x"}
+    assert compresses(runner.read_servers(["x=--enable-kvc --max-cache-tokens 64"], "")["x"])
+    assert not compresses(runner.read_servers(["x=--enable-kvc"], "")["x"])
+
+
+def test_answers_of_compressed_servers_are_counted_and_let_pass() -> None:
+    """Compared with the first that keeps everything, wherever it stands."""
+
+    def result(server: str, text: str, compressed: bool) -> dict[str, Any]:
+        told = {"benchmark": "b", "trial": 0, "server": server, "compressed": compressed}
+        return told | {"texts": {"p": text}}
+
+    results = [result("kvc-8x", "wrong", True), result("apc", "right", False)]
+    results.append(result("mt-apc", "right", False))
+    assert runner.unlike(results) == {("b", "mt-apc"): (0, 1), ("b", "kvc-8x"): (1, 1)}
 
 
 def test_real_files_are_replayed(tmp_path: Path) -> None:
