@@ -211,6 +211,17 @@ def test_a_workload_that_comes_back_soon_stays() -> None:
                 assert name(victim).startswith("once")
 
 
+def test_a_workload_that_was_thought_useless_is_seen_to_be_of_use() -> None:
+    """`late` is not used again for long, so it goes first; from then on it is all that is asked."""
+    cache = Cache(POLICIES["workload"](), 20)
+    for i in range(3000):
+        cache.access(f"kept{i % 15}", workload="kept")
+        for j in range(4):
+            cache.access(f"late{i}-{j}", workload="late")
+    hits = [cache.access(f"new{i % 15}", workload="late") for i in range(900)]
+    assert sum(hits[-90:]) == 90
+
+
 def test_unknown_uses_are_fine_everywhere() -> None:
     for policy in NAMES:
         it = make(policy)
@@ -282,7 +293,16 @@ def test_an_allow_list_lets_the_others_go_first() -> None:
     assert [name(k) for k in it.victims()] == ["b", "a", "c", "d"]
 
 
-def test_a_quota_takes_from_who_is_furthest_over_it() -> None:
+def test_a_small_quota_is_not_gone_before_a_large_one_has_shrunk() -> None:
+    it = parse("quota:chat=20,qa=2")()
+    for n in range(20):
+        it.insert(key(f"chat{n}"), Use(workload="chat"))
+    for n in range(2):
+        it.insert(key(f"qa{n}"), Use(workload="qa"))
+    assert sum(name(k).startswith("qa") for k in list(it.victims())[:11]) == 1
+
+
+def test_a_quota_takes_from_whose_part_is_the_fullest() -> None:
     it = parse("quota:chat=3,qa=1")()
     for n in range(4):
         it.insert(key(f"chat{n}"), Use(workload="chat"))

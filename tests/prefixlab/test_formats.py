@@ -196,6 +196,8 @@ def test_a_conversation_is_a_request_a_turn(tmp_path: Path) -> None:
     assert trace.session.tolist() == [0, 0, 1, 1]
     first, second = ids(trace)[:2]
     assert second[: len(first) - 1] == first[:-1]  # what comes later continues it
+    told = sum(len(f"{who}: {what}\n") for who, what in said[:3])
+    assert trace.input_len.tolist()[:2] == [len("human: \n") + len(said[0][1]), told]
     assert ids(trace)[2:] == [first, second]
 
 

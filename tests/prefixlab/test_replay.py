@@ -170,6 +170,11 @@ def test_groups_and_warm_up_share_out_the_whole() -> None:
         rows = [outcome.row(mask) for mask in parts.values()]
         for name in ("requests", "accesses", "hits"):
             assert sum(row[name] for row in rows) == outcome.row()[name]
+    builder = TraceBuilder(4)
+    for i in range(100):
+        builder.add([i], 4, session=i % 70 if i % 2 else None)
+    many = groups(builder.build(), "session")
+    assert len(many) == 35 + 1 and sum(mask.sum() for mask in many.values()) == 100
     late = warm(trace, 0.25)
     assert late.sum() == 60
     assert outcome.row(late)["hits"] == outcome.hits[late[trace.request]].sum()

@@ -11,8 +11,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours: told apart by all eyes.
-COLOURS = "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #f0e442 #000000".split()
+# Okabe and Ito's colours, told apart by all eyes; grey for their yellow, which is pale on white.
+COLOURS = "#0072b2 #e69f00 #009e73 #d55e00 #cc79a7 #56b4e9 #000000 #999999".split()
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -98,7 +98,7 @@ def capacities(
         upper.set_xlabel("GiB")
         upper.grid(visible=False)
         upper.spines["top"].set_visible(True)
-    _legend(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     return figure
 
 

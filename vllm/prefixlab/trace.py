@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 Names = Sequence[int] | Sequence[str] | Sequence[bytes] | Sequence[int | str]
 Ints = npt.NDArray[np.int32]
-MAX_ACCESSES = 2**31 - 2
+MAX_ACCESSES = 1 << 29  # twice as many slots of the curve's tree still have 32-bit numbers
 MAX_TOLD = 20  # bad lines that are kept word for word; all are counted
 
 

@@ -22,6 +22,7 @@ from vllm.prefixlab.geometry import Geometry
 from vllm.prefixlab.trace import Ints, Trace, dense
 
 SEMANTICS = ("flat", "prefix", "engine")
+MAX_GROUPS = 64  # told one by one
 Hits = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
@@ -122,15 +123,22 @@ def warm(trace: Trace, share: float) -> Mask:
 
 
 def groups(trace: Trace, by: str) -> dict[str, Mask]:
-    """Name -> bool [requests]. Raises ValueError when the trace does not tell `by`."""
+    """Name -> bool [requests], and `others` for those beyond the MAX_GROUPS first or largest.
+
+    Together they are all requests. Raises ValueError for another `by`.
+    """
     if by == "workload":
         found = {name: trace.workload == i for i, name in enumerate(trace.workloads)}
     elif by == "turn":
-        found = {str(t): trace.turn == t for t in np.unique(trace.turn)[:64]}
+        found = {str(t): trace.turn == t for t in np.unique(trace.turn)[:MAX_GROUPS]}
     elif by == "session":
         sizes = np.bincount(trace.session[trace.session >= 0])
-        largest = np.argsort(-sizes, kind="stable")[:64]
+        largest = np.argsort(-sizes, kind="stable")[:MAX_GROUPS]
         found = {str(s): trace.session == s for s in largest}
     else:
         raise ValueError(f"by: {by!r} is not one of workload, session, turn")
+    told: Mask = np.zeros(trace.requests, bool)
+    for mask in found.values():
+        told |= mask
+    found["others"] = ~told
     return {name: mask for name, mask in found.items() if mask.any()}

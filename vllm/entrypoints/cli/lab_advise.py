@@ -83,6 +83,8 @@ def _advise(args: argparse.Namespace) -> None:
         f"{args.share:.0%} of the ceiling take {asked['lru_capacity']:,} blocks with LRU: "
         f"{asked['lru_gib']:.1f} GiB of {model.name}'s KVs ({model.kv_bytes:,} bytes a token)"
     )
+    if not memory[-1]["hit_rate"]:
+        said = "no full block is asked for twice: nothing can be hit"
     table(memory, f"{where}: the least memory for a share of what could be hit", said)
     table(ranked, f"{where}: policies at {capacity:,} blocks, by tokens", _surely(ranked))
     told = summary(diverged)

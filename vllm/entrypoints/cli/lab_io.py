@@ -14,6 +14,7 @@ from vllm.config.flags import FlexibleArgumentParser
 T = TypeVar("T")
 SEMANTICS = ("flat", "prefix", "engine")
 MAX_TOLD = 20  # bad lines
+FOLDED = "semantics source policy capacity requests accesses".split()
 PIPE_WIDTH = 160  # characters, where there is no terminal to ask
 
 
@@ -56,6 +57,8 @@ def add_semantics(parser: argparse.ArgumentParser) -> None:
 
 def read_trace(args: argparse.Namespace, path: str) -> Any:
     """The `prefixlab.Trace`, with its bad lines told on stderr. Raises ValueError and OSError."""
+    from tqdm import tqdm
+
     from vllm.prefixlab.formats import Options, read
 
     encode: Callable[[str], list[int]] | None = None
@@ -64,7 +67,9 @@ def read_trace(args: argparse.Namespace, path: str) -> Any:
 
         encode = Tokenizer(Path(args.tokenizer)).encode
     fit = read(args.fit) if args.fit else None
-    trace = read(path, args.format, Options(args.block_size, encode, fit, args.seed))
+    options = Options(args.block_size, encode, fit, args.seed)
+    with tqdm(desc=f"reading {path}", unit="B", unit_scale=True, **_quiet(args)) as bar:
+        trace = read(path, args.format, options, None if bar.disable else bar.update)
     for bad in trace.bad:
         print(f"{path}:{bad.line}: {bad.why}", file=sys.stderr)
     if trace.bad_count:
@@ -118,14 +123,15 @@ def show(
 
 
 def table(rows: Sequence[dict[str, Any]], title: str, note: str = "") -> None:
-    """What is the same in all rows is said once, below the title."""
+    """What is the same in all rows, of FOLDED, is said once, below the title."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     names = list(dict.fromkeys(name for row in rows for name in row))
-    same = [n for n in names if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
+    same = [n for n in FOLDED if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
+    same = [n for n in same if n in rows[0]]
     drawn = Table(box=SIMPLE_HEAD)
     for name in names:
         if name not in same:
@@ -160,8 +166,11 @@ def progress(args: argparse.Namespace, items: Sequence[T], what: str) -> Iterabl
     """A bar on stderr; none where nobody would see it."""
     from tqdm import tqdm
 
-    hidden = args.no_progress or not sys.stderr.isatty()
-    return tqdm(items, desc=what, disable=hidden, leave=False)
+    return tqdm(items, desc=what, **_quiet(args))
+
+
+def _quiet(args: argparse.Namespace) -> dict[str, bool]:
+    return {"disable": args.no_progress or not sys.stderr.isatty(), "leave": False}
 
 
 def positive(text: str) -> int:

@@ -39,8 +39,8 @@ def _summarize(args: argparse.Namespace) -> None:
         semantics, reuse = reuse_of_source(args, path)
         about = {"source": reuse.name, "semantics": semantics}
         rows += [about | {"part": part} | summary(reuse.values(part)) for part in PARTS]
-        kinds = sorted(set(reuse.workload))
-        for kind in kinds if len(kinds) > 1 else []:
+        workloads = sorted(set(reuse.workload))
+        for kind in workloads if len(workloads) > 1 else []:
             mine = np.array([workload == kind for workload in reuse.workload])
             part = {"part": "reuse_fraction", "workload": kind}
             rows.append(about | part | summary(reuse.reuse_fraction[mine]))
@@ -52,4 +52,5 @@ def _summarize(args: argparse.Namespace) -> None:
         return
     told = [row for row in rows if row["part"] != "ceiling"]
     note = "; ".join(f"{ceiling} of tokens" for ceiling in ceilings)
-    show(args, told, f"Reuse, {args.semantics} semantics", f"without evictions: {note}")
+    kinds = " and ".join(sorted({row["semantics"] for row in rows}))
+    show(args, told, f"Reuse, {kinds} semantics", f"without evictions: {note}")

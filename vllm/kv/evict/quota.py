@@ -1,4 +1,4 @@
-"""Shares of the cache by workload: who is furthest over its own lets go first.
+"""Shares of the cache by workload: whose part is the fullest lets go first.
 
 `quota:chat=0.6,qa=0.4` gives each workload its part; the numbers count relative to each other, and
 a workload that is not named has none. `vllm lab mixed` and `advise` find the parts from each
@@ -10,6 +10,7 @@ its workload does not fill is left to the others.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
@@ -50,15 +51,24 @@ class Quota(Tracked):
         del self._queues[self._kind_of.pop(key)][key]
 
     def _order(self) -> Iterator[Key]:
+        """Whose queue is the largest for its part goes first: all shrink in their proportion.
+
+        By the difference a small part would be gone before a large one has shrunk by as much.
+        """
         queues = {kind: iter(queue) for kind, queue in self._queues.items() if queue}
-        over = {kind: len(self._queues[kind]) - self._quota(kind) for kind in queues}
-        while over:
-            kind = max(over, key=over.__getitem__)
+        left = {kind: len(self._queues[kind]) for kind in queues}
+        parts = {kind: self._quota(kind) for kind in queues}
+
+        def fullness(kind: str) -> tuple[float, int]:
+            return left[kind] / parts[kind] if parts[kind] else math.inf, left[kind]
+
+        while queues:
+            kind = max(queues, key=fullness)
             key = next(queues[kind], None)
             if key is None:
-                del over[kind]
+                del queues[kind]
             else:
-                over[kind] -= 1
+                left[kind] -= 1
                 yield key
 
     def _quota(self, kind: str) -> float:

@@ -11,6 +11,10 @@ a key that has waited `a` seconds is used within the next `w` with the probabili
 
 which falls with `a`: within a kind the order is LRU, and only the kinds' oldest are compared. Both
 `p` and `m` are learnt while running, as means over the latest `MEMORY` keys of the kind.
+
+A key that goes counts as not used again, until it comes back: what has gone is remembered, as many
+keys as the cache holds. Otherwise a kind that is thought useless would go first, and so never be
+seen to be of use.
 """
 
 from __future__ import annotations
@@ -46,8 +50,16 @@ class _Kind:
         weight = max(1 / (self.seen + 1), 1 / MEMORY)
         self.share += weight * ((gap is not None) - self.share)
         if gap is not None:
-            self.reused += 1
-            self.gap += max(1 / (self.reused + 1), 1 / MEMORY) * (gap - self.gap)
+            self._learn_gap(gap)
+
+    def recant(self, gap: float) -> None:
+        """One key that had gone without is used again after all."""
+        self.share = min(1.0, self.share + max(1 / (self.seen + 1), 1 / MEMORY))
+        self._learn_gap(gap)
+
+    def _learn_gap(self, gap: float) -> None:
+        self.reused += 1
+        self.gap += max(1 / (self.reused + 1), 1 / MEMORY) * (gap - self.gap)
 
     def chance(self, age: float) -> float:
         """That a key of this age is used again within the horizon."""
@@ -62,14 +74,20 @@ class WorkloadAware:
         self._kinds: dict[str, _Kind] = {"": _Kind()}
         self._kind_of: dict[Key, str] = {}  # of the keys inside
         self._in_use: dict[Key, tuple[str, float]] = {}  # kind and time of the use before
+        self._gone: OrderedDict[Key, tuple[str, float]] = OrderedDict()  # as `_in_use`
+        self._peak = 0  # the most keys that there were
         self._now = 0.0
 
     def insert(self, key: Key, use: Use = UNKNOWN) -> None:
         assert key not in self._kind_of, "a key is inserted once"
         before = self._in_use.pop(key, None)
+        gone = self._gone.pop(key, None)
         if before is not None:
             self._kinds[before[0]].learn(max(0.0, use.time - before[1]))
+        elif gone is not None:
+            self._kinds[gone[0]].recant(max(0.0, use.time - gone[1]))
         self._put(key, use)
+        self._peak = max(self._peak, len(self._kind_of) + len(self._in_use))
 
     def touch(self, key: Key, use: Use = UNKNOWN) -> None:
         kind = self._kinds[self._kind_of[key]]
@@ -98,9 +116,11 @@ class WorkloadAware:
     def evict(self, key: Key) -> None:
         if self._in_use.pop(key, None) is not None or key not in self._kind_of:
             return
-        kind = self._kinds[self._kind_of.pop(key)]
-        del kind.keys[key]
-        kind.learn(None)
+        name = self._kind_of.pop(key)
+        self._gone[key] = name, self._kinds[name].keys.pop(key).time
+        self._kinds[name].learn(None)
+        if len(self._gone) > self._peak:
+            self._gone.popitem(last=False)
 
     def victims(self, now: float = 0.0) -> Iterator[Key]:
         """The kinds' queues, merged by the chance of their oldest."""
@@ -126,6 +146,8 @@ class WorkloadAware:
         assert inside == self._kind_of, "a key is in the queue of its kind"
         assert len(self._kinds) <= MAX_KINDS
         assert not self._in_use.keys() & inside.keys()
+        assert not self._gone.keys() & (inside.keys() | self._in_use.keys())
+        assert len(self._gone) <= self._peak
         assert all(0 <= kind.share <= 1 for kind in self._kinds.values())
 
     def __len__(self) -> int:

@@ -31,11 +31,15 @@ class Options:
 
 
 class Source:
-    """A trace file, unpacked when it is gzip, read line by line with numbers from 1."""
+    """A trace file, unpacked when it is gzip, read line by line with numbers from 1.
 
-    def __init__(self, path: Path) -> None:
+    `step` is told of each line's bytes as it is read.
+    """
+
+    def __init__(self, path: Path, step: Callable[[int], object] | None = None) -> None:
         self.path = path
         self.name = path.name
+        self._step = step
 
     def open(self) -> BinaryIO:
         file = open(self.path, "rb")  # noqa: SIM115 (its readers close it)
@@ -49,6 +53,8 @@ class Source:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
                 if len(line) > MAX_LINE:
                     raise ValueError(f"{self.path}:{number}: a line of more than {MAX_LINE} bytes")
+                if self._step is not None:
+                    self._step(len(line))
                 if line.strip():
                     yield number, line
 
@@ -149,12 +155,18 @@ def guess(source: Source) -> str:
     raise ValueError(f"{source.path}: not a trace that is known by its first line; --format")
 
 
-def read(path: str | Path, format: str | None = None, options: Options | None = None) -> Trace:
+def read(
+    path: str | Path,
+    format: str | None = None,
+    options: Options | None = None,
+    step: Callable[[int], object] | None = None,
+) -> Trace:
     """The trace in the file. Bad lines are in `Trace.bad`, by number and reason, and counted.
 
-    Raises ValueError for a file that is no trace at all, and OSError.
+    `step` is told of the bytes as they are read. Raises ValueError for a file that is no trace at
+    all, and OSError.
     """
-    source = Source(Path(path))
+    source = Source(Path(path), step)
     known = readers()
     if format is not None and format not in known:
         raise ValueError(f"format: {format!r} is not one of {', '.join(known)}")
