@@ -102,10 +102,11 @@ def test_the_cpp_kernels(folders, kv_heads):
     assert verify(engine, folder, tokens, ran, 1) > 2
 
 
-def test_dense_and_compressed_sequences_in_one_batch(folders):
+@pytest.mark.parametrize("kernels", ["reference", *(["cpu"] if BUILT else [])])
+def test_dense_and_compressed_sequences_in_one_batch(folders, kernels):
     """Each as if alone: those that are compressed at once, later, again and never."""
     folder = folders()
-    engine = Engine(folder, max_num_batched_tokens=40)
+    engine = Engine(folder, max_num_batched_tokens=40, kernels=kernels)
     asked = {
         "often": (prompt(50, 1), CompressionParams(max_cache_tokens=12, protected_window_size=4)),
         "never": (prompt(33, 2), None),

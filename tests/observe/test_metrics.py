@@ -14,7 +14,7 @@ COUNTERS = """
     external_prefix_cache_queries external_prefix_cache_hits
     prefix_cache_queries prefix_cache_hits prompt_tokens prompt_tokens_by_source
     prompt_tokens_cached prompt_tokens_cached_by_source generation_tokens num_preemptions
-    request_success admission_rejections
+    request_success admission_rejections kv_compressions kv_compression_dropped_kvs
 """
 GAUGES = """
     num_requests_running num_requests_waiting num_requests_waiting_by_reason kv_cache_usage_perc
@@ -60,6 +60,13 @@ def finish(metrics: Metrics, reason: str = "stop", n: int = 1, tokens: int = 11)
         max_tokens=50,
         preemptions=1,
     )
+
+
+def test_compressions(metrics: Metrics) -> None:
+    metrics.step(EngineStats(compressions=2, dropped_kvs=300))
+    metrics.step(EngineStats(compressions=1, dropped_kvs=50))
+    assert value(metrics, "kv_compressions_total") == 3
+    assert value(metrics, "kv_compression_dropped_kvs_total") == 350
 
 
 def test_hit_rates_and_tiers(metrics: Metrics) -> None:

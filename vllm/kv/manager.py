@@ -77,9 +77,20 @@ class KVManager:
 
     def lookup(self, tokens: Sequence[int], salt: str | None, limit: int) -> int:
         """How many leading tokens, at most `limit`, are cached, in whole blocks. Pins nothing."""
+        return self.found(self.keys(tokens, salt, limit))[1]
+
+    def keys(self, tokens: Sequence[int], salt: str | None, limit: int) -> Sequence[Key]:
+        """The keys of the full blocks among the first `limit` tokens of a sequence."""
         lineage = Lineage(root(self._fingerprint, salt), self.spec.block_size)
         lineage.extend(tokens, min(limit, len(tokens)) // self.spec.block_size)
-        return self._run(lineage.keys())[1]
+        return lineage.keys()
+
+    def found(self, keys: Sequence[Key]) -> tuple[int, int]:
+        """Tokens of the leading run of these keys that are cached (on the device, in all tiers)."""
+        device = total = len(self._index.leading(keys))
+        if self._tiers is not None:
+            total += len(self._tiers.find(keys[device:]))
+        return device * self.spec.block_size, total * self.spec.block_size
 
     def probe(
         self, seq: int, tokens: Sequence[int], salt: str | None, limit: int
@@ -99,13 +110,7 @@ class KVManager:
             return 0, 0
         lineage = self._lineage(seq, salt)
         lineage.extend(tokens, limit // self.spec.block_size)
-        return self._run(lineage.keys()[: limit // self.spec.block_size])
-
-    def _run(self, keys: Sequence[Key]) -> tuple[int, int]:
-        device = total = len(self._index.leading(keys))
-        if self._tiers is not None:
-            total += len(self._tiers.find(keys[device:]))
-        return device * self.spec.block_size, total * self.spec.block_size
+        return self.found(lineage.keys()[: limit // self.spec.block_size])
 
     def seek(self, seq: int, tokens: Sequence[int], salt: str | None, limit: int) -> None:
         """A sequence has come: ask the shared store, if there is one, what it has of it.

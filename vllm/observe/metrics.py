@@ -159,6 +159,12 @@ class Metrics:
         self._tier_before: dict[tuple[str, str], float] = {}
         self._generated = self._counter("generation_tokens", "Tokens generated.")
         self._preemptions = self._counter("num_preemptions", "Requests put back into the queue.")
+        self._compressions = self._counter(
+            "kv_compressions", "Times that a sequence was compressed."
+        )
+        self._dropped_kvs = self._counter(
+            "kv_compression_dropped_kvs", "KVs that compressions dropped, over layers and heads."
+        )
         self._finished = self._many(
             Counter, "request_success", "Requests that ended.", "finished_reason", FINISH_REASONS
         )
@@ -243,6 +249,9 @@ class Metrics:
             self._generated.inc(stats.generated_tokens)
         if stats.preemptions:
             self._preemptions.inc(stats.preemptions)
+        if stats.compressions:
+            self._compressions.inc(stats.compressions)
+            self._dropped_kvs.inc(stats.dropped_kvs)
         if stats.prefix_queries:
             self._rate(stats)
         self._choices["load"].inc(stats.chose_load)

@@ -23,6 +23,7 @@ from vllm.kv.manager import KVManager
 from vllm.kv.shelf import Level, Shelf
 from vllm.simulator.clock import VirtualClock
 from vllm.simulator.latency import Step, parse
+from vllm.simulator.store import SharedStore
 from vllm.simulator.tiers import ModelledMover, ModelledTier, sleeper
 
 logger = logging.getLogger(__name__)
@@ -48,13 +49,19 @@ class SimulatedExecutor:
     tokens, as many as the trace's line for the k-th request says, then the end.
     """
 
-    def __init__(self, config: VllmConfig, capacity: Capacity) -> None:
-        """Raises ValueError for a latency model or a trace that cannot be read, or compression."""
+    def __init__(
+        self, config: VllmConfig, capacity: Capacity, store: SharedStore | None = None
+    ) -> None:
+        """store: the last tier, that other engines have too.
+
+        Raises ValueError for a latency model or a trace that cannot be read, or compression.
+        """
         if config.compression is not None:
             raise ValueError("enable_kvc: the simulator has no KVs that could be compressed")
         assert config.simulator is not None
         self._config: SimulatorConfig = config.simulator
         self._capacity = capacity
+        self._store = store
         self._vocab = _spoken(config.model)
         self._latency = parse(self._config.latency, config.model)
         virtual = self._config.clock == "virtual"
@@ -151,6 +158,9 @@ class SimulatedExecutor:
                 tier = ModelledTier(name, page, failure=failure, seed=seed)
                 levels.append(Level(tier, Shelf(blocks, make(kv.policy), kv.uses)))
         bandwidths = {"host": assumed.host_bandwidth, "disk": assumed.disk_bandwidth}
+        if self._store is not None:
+            levels.append(self._store.level(kv, page))
+            sizes["shared"], bandwidths["shared"] = self._store.blocks, self._store.bandwidth
         mover = ModelledMover(
             [level.tier for level in levels],  # type: ignore[misc]
             bandwidths,

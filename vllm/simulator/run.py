@@ -44,6 +44,7 @@ class Told:
     preemptions: int = 0
     finish_reason: str | None = None
     tokens: list[int] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)  # cached tokens by tier
 
     @property
     def ttft(self) -> float:
@@ -182,6 +183,7 @@ class Simulation:
         told.output_tokens += len(output.token_ids)
         told.tokens += output.token_ids
         told.cached_tokens = max(told.cached_tokens, output.num_cached_tokens)
+        told.sources = output.cached_by_source or told.sources
         told.preemptions = max(told.preemptions, output.preemptions)
         if output.finish_reason is None:
             return None

@@ -8,6 +8,7 @@ from vllm.entrypoints.cli.main import dispatch
 
 COMMANDS = {
     "calibrate": "the simulator's model of latency from a real run, and its error",
+    "cluster": "several simulated engines behind a router, with and without a shared store",
     "collect": "who reuses what: four workloads through the simulated engine",
     "simulate": "hit rates of policies at capacities",
     "summarize": "how much is reused, how often and how soon",

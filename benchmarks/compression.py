@@ -1,0 +1,199 @@
+"""What compression buys where memory is short, and what it costs where nothing is compressed.
+
+    python -m benchmarks.compression [--rounds 3] [--requests 256] [--json results/compression.json]
+
+A small Llama with random weights; the cache holds about three requests at their longest, and all
+requests are there at once. The contenders take turns. Lines:
+
+    tokens/s   generated tokens a second of all requests: without compression, and at each rate
+    idle       --enable-kvc with nothing compressed against an engine without it
+    prefill    a prompt with the compression behind it against the prompt alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Rounds, alternate, spread, write_json
+from vllm.config import EngineArgs
+from vllm.engine.llm_engine import LLMEngine
+from vllm.entrypoints.executor import make_executor
+from vllm.sampling_params import SamplingParams
+
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 4, 256, 688, 8, 4, 4096
+BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
+PROTECTED = 16
+RATES = (64, 8, 2)
+
+
+def make_model(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KV_HEADS,
+        vocab_size=VOCAB,
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+
+
+class Contender:
+    def __init__(self, folder: Path, blocks: int, **options: Any) -> None:
+        args = EngineArgs(
+            model=str(folder),
+            skip_tokenizer_init=True,
+            dtype="float32",
+            block_size=BLOCK,
+            num_gpu_blocks_override=blocks,
+            max_model_len=min(8192, blocks * BLOCK),
+            max_num_batched_tokens=1024,
+            enable_prefix_caching=False,
+            **options,
+        )
+        self.engine = LLMEngine(args.create_engine_config(), make_executor)
+        self._count = 0
+        self.running: list[int] = []  # at each step of the last run
+        self.stats: Any = None
+
+    def run(self, prompts: list[list[int]], tokens: int) -> None:
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+        for prompt in prompts:
+            self._count += 1
+            self.engine.add_request(str(self._count), prompt, params)
+        self.running = []
+        while self.engine.has_unfinished_requests():
+            for output in self.engine.step():
+                if output.finished:
+                    self.stats = output.outputs[0].kv_compression
+            self.running.append(len(self.engine.core.scheduler.running))
+
+
+def prompts(count: int, length: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(10, VOCAB, (count, length), generator=generator).tolist()
+
+
+def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Many requests in little memory, once a contender and round."""
+    longest = options.prompt + options.output
+    blocks = FULL * -(-longest // BLOCK)
+    contenders = {"off": Contender(folder, blocks)}
+    for rate in RATES:
+        contenders[f"{rate}x"] = Contender(
+            folder,
+            blocks,
+            enable_kvc=True,
+            target_compression_rate=1 / rate,
+            protected_window_size=PROTECTED,
+            compression_interval=options.interval,
+        )
+    work = prompts(options.requests, options.prompt)
+    for contender in contenders.values():
+        contender.run(work[:2], 4)
+    rounds = alternate(
+        "throughput",
+        {who: lambda c=c: c.run(work, options.output) for who, c in contenders.items()},
+        options.rounds,
+        warmup=0,
+    )
+    made = options.requests * options.output
+    told: dict[str, Any] = {"seconds": rounds.seconds}
+    for who, contender in contenders.items():
+        speed = made / rounds.median(who)
+        batch = sum(contender.running) / len(contender.running)
+        kept = contender.stats.ratio if contender.stats else 1.0
+        print(
+            f"{who:>4}: {speed:7.0f} tokens/s, {spread(rounds.ratio(who, 'off'))} of off, "
+            f"{batch:.1f} running, {kept:.1f} x fewer KVs at the end"
+        )
+        told[who] = {"tokens_per_second": speed, "running": batch, "ratio": kept}
+    return told
+
+
+def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """No request asks for compression: what does the ability to compress cost?"""
+    contenders = {
+        "off": Contender(folder, 2048),
+        "on": Contender(folder, 2048, enable_kvc=True),
+    }
+    work = prompts(32, 256)
+    rounds = alternate(
+        "idle",
+        {who: lambda c=c: c.run(work, 64) for who, c in contenders.items()},
+        max(5, options.rounds),
+    )
+    print(f"idle: {spread(rounds.ratio('on', 'off'))} of the throughput without")
+    return {"seconds": rounds.seconds}
+
+
+def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """One long prompt, and its first two tokens: with a compression in between, and without."""
+    length = 4096
+    contender = Contender(
+        folder, 512, enable_kvc=True, target_compression_rate=1 / 8, protected_window_size=PROTECTED
+    )
+    compressor = contender.engine.core.executor.model_runner._compressor
+    plain, spent = compressor.compress, [0.0]
+    observe = compressor.observe
+
+    def timed(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = function(*args)
+            spent[0] += time.perf_counter() - start
+            return result
+
+        return call
+
+    compressor.compress, compressor.observe = timed(plain), timed(observe)
+    rounds = Rounds("prefill", {"all": [], "compressing": []})
+    work = prompts(options.rounds + 4, length)
+    for i, prompt in enumerate(work):
+        spent[0] = 0.0
+        start = time.perf_counter()
+        contender.run([prompt], 2)
+        if i:
+            rounds.seconds["all"].append(time.perf_counter() - start)
+            rounds.seconds["compressing"].append(spent[0])
+    shares = [c / (a - c) for a, c in zip(*rounds.seconds.values(), strict=True)]
+    shares.sort()
+    print(f"prefill of {length}: compressing adds {100 * shares[len(shares) // 2]:.1f} %")
+    return {"seconds": rounds.seconds, "share": shares}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=256)
+    parser.add_argument("--prompt", type=int, default=768)
+    parser.add_argument("--output", type=int, default=192)
+    parser.add_argument("--interval", type=int, default=32)
+    parser.add_argument("--only", choices=("throughput", "idle", "prefill"))
+    parser.add_argument("--json")
+    options = parser.parse_args()
+    parts = {"throughput": throughput, "idle": idle, "prefill": prefill}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_model(folder)
+        result = {
+            part: run(folder, options)
+            for part, run in parts.items()
+            if options.only in (None, part)
+        }
+    write_json(options.json, "compression", result | {"options": vars(options)})
+
+
+if __name__ == "__main__":
+    main()
