@@ -94,6 +94,9 @@ class ServerArgs:
     max_log_len: int | None = flag(
         None, "Frontend", "Most prompt characters and token ids that such a line shows."
     )
+    otlp_traces_endpoint: str | None = flag(
+        None, "Frontend", "OpenTelemetry collector to send a span a request to."
+    )
     uvicorn_log_level: str = flag(
         "info", "Frontend", "The web server's own log.", choices=LOG_LEVELS
     )

@@ -17,6 +17,7 @@ from vllm.entrypoints.openai.launcher import Signals, address, bind, serve
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.recorder import ServerRecorder
 from vllm.observe.stats import StatsLog
+from vllm.observe.tracing import make_tracer
 from vllm.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ async def _run(engine_args: EngineArgs, args: ServerArgs, config: VllmConfig) ->
     from vllm.entrypoints.engine_process import start_engine
 
     signals = Signals()
+    endpoint = args.otlp_traces_endpoint
+    tracer = None if endpoint is None else make_tracer(endpoint, config.model.name)
     listener = bind(args)
     try:
         with signals.handled():
@@ -45,7 +48,7 @@ async def _run(engine_args: EngineArgs, args: ServerArgs, config: VllmConfig) ->
             try:
                 if not await _loaded(engine, signals):
                     return 0 if signals.asked.is_set() else 1
-                app = build_app(engine, args, metrics)
+                app = build_app(engine, args, metrics, tracer)
                 if metrics is not None:
                     metrics.cache_config(_cache_info(engine))
                 _announce(engine, routes(app), address(args, listener))
@@ -54,6 +57,8 @@ async def _run(engine_args: EngineArgs, args: ServerArgs, config: VllmConfig) ->
                 ticking.cancel()
                 engine.shutdown()
     finally:
+        if tracer is not None:
+            tracer.close()
         listener.close()
         if args.uds and os.path.exists(args.uds):
             os.unlink(args.uds)

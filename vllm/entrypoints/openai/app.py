@@ -26,11 +26,12 @@ from vllm.entrypoints.openai import (
     tokenize,
     tokenizer_info,
 )
-from vllm.entrypoints.openai.guard import Keys, Limits, RequestIds
+from vllm.entrypoints.openai.guard import Keys, Limits, RequestIds, Traces
 from vllm.entrypoints.openai.keys import Unauthorized, unauthorized
 from vllm.entrypoints.openai.state import Server
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
+from vllm.observe.tracing import Tracer
 from vllm.version import __version__
 
 # The most used come first: a request is matched against one route after the other.
@@ -47,10 +48,16 @@ FAMILIES = (
 )
 
 
-def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = None) -> FastAPI:
+def build_app(
+    engine: EngineClient,
+    args: ServerArgs,
+    metrics: Metrics | None = None,
+    tracer: Tracer | None = None,
+) -> FastAPI:
     """An app that serves the engine. All of its state is at `app.state.server`.
 
     metrics: what /metrics shows of the engine, which records there; None for an engine without.
+    tracer: follows requests, where spans are wanted.
     """
     docs = not args.disable_fastapi_docs
     app = FastAPI(
@@ -60,7 +67,7 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
         docs_url="/docs" if docs else None,
         redoc_url="/redoc" if docs else None,
     )
-    app.state.server = Server(engine, args, metrics)
+    app.state.server = Server(engine, args, metrics, tracer)
     errors.install(app)
     app.add_exception_handler(Unauthorized, _unauthorized)
     for family in FAMILIES:
@@ -78,6 +85,8 @@ def build_app(engine: EngineClient, args: ServerArgs, metrics: Metrics | None = 
     if keys:
         app.add_middleware(Keys, keys=keys + admin_keys)
     app.add_middleware(Limits)
+    if tracer is not None:
+        app.add_middleware(Traces, tracer=tracer)
     if args.enable_request_id_headers:
         app.add_middleware(RequestIds)
     if args.allowed_origins:

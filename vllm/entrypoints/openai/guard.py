@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vllm.entrypoints.openai.errors import error_response
 from vllm.entrypoints.openai.keys import digest, knows, unauthorized
 from vllm.entrypoints.openai.state import REQUEST_ID
+from vllm.observe.tracing import Tracer
 
 MAX_BODY = 8 << 20
 MAX_HEADERS, MAX_HEADER_BYTES = 100, 32 << 10
@@ -76,6 +77,20 @@ class Keys:
         if scope["type"] != "http":
             return  # a websocket that is not accepted is closed by the server
         await unauthorized()(scope, receive, send)
+
+
+class Traces:
+    """Has the request's spans belong to the client's, if it named one."""
+
+    def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
+        self.app, self._tracer = app, tracer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        with self._tracer.within(Headers(scope=scope)):
+            await self.app(scope, receive, send)
 
 
 class RequestIds:

@@ -27,6 +27,7 @@ from vllm.entrypoints.openai.keys import digest
 from vllm.entrypoints.openai.sse import Running
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
+from vllm.observe.tracing import Tracer
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -68,6 +69,7 @@ class Server:
     engine: EngineClient
     args: ServerArgs
     metrics: Metrics | None = None
+    tracer: Tracer | None = None
     running: Running = field(default_factory=Running)
     created: int = field(default_factory=lambda: int(time.time()))
     process_metrics: CollectorRegistry = field(default_factory=_process_metrics)
@@ -158,6 +160,8 @@ class Server:
             priority=job.priority,
             cache_salt=job.cache_salt,
         )
+        if self.tracer is not None:
+            stream = self.tracer.follow(job.engine_id, job.params, stream)
         try:
             async for output in stream:
                 if any(o.finish_reason == "error" for o in output.outputs):
