@@ -7,7 +7,7 @@ requests are there at once. The contenders take turns. Lines:
 
     tokens/s   generated tokens a second of all requests: without compression, and at each rate
     idle       --enable-kvc with nothing compressed against an engine without it
-    prefill    a prompt with the compression behind it against the prompt alone
+    prefill    the share of a long prompt's time that compressing it takes
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.engine import make_model as make_larger
 from benchmarks.measure import Rounds, alternate, spread, write_json
 from vllm.config import EngineArgs
 from vllm.engine.llm_engine import LLMEngine
@@ -42,7 +43,7 @@ def make_model(folder: Path) -> None:
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
         vocab_size=VOCAB,
-        max_position_embeddings=8192,
+        max_position_embeddings=2048,
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
@@ -54,10 +55,9 @@ class Contender:
         args = EngineArgs(
             model=str(folder),
             skip_tokenizer_init=True,
-            dtype="float32",
             block_size=BLOCK,
             num_gpu_blocks_override=blocks,
-            max_model_len=min(8192, blocks * BLOCK),
+            max_model_len=min(2048, blocks * BLOCK),
             max_num_batched_tokens=1024,
             enable_prefix_caching=False,
             **options,
@@ -139,10 +139,16 @@ def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One long prompt, and its first two tokens: with a compression in between, and without."""
-    length = 4096
+    """One long prompt and two tokens, on layers of a 0.5 B Llama: the share that compressing has."""
+    length = 2000
+    make_larger(folder / "larger", 4)
     contender = Contender(
-        folder, 512, enable_kvc=True, target_compression_rate=1 / 8, protected_window_size=PROTECTED
+        folder / "larger",
+        256,
+        dtype="bfloat16",
+        enable_kvc=True,
+        target_compression_rate=1 / 8,
+        protected_window_size=PROTECTED,
     )
     compressor = contender.engine.core.executor.model_runner._compressor
     plain, spent = compressor.compress, [0.0]

@@ -44,10 +44,15 @@ class Watched:
 
 @dataclass(slots=True)
 class View:
-    """Where a sequence's KVs are: the slots [L, H, T] of head blocks, and their positions."""
+    """Where a sequence's KVs are: KV i of a head at offset i % B of its head block i // B."""
 
-    slots: Tensor  # int64
-    positions: Tensor  # int64, -1 where padding
+    blocks: Tensor  # int64 [L, H, n]
+    positions: Tensor  # int64 [L, H, T], -1 where padding
+
+    def slots(self, keep: Tensor, size: int) -> Tensor:
+        """The slots of KVs, bool [L, H, T], in the order of layers and heads: int64 [K]."""
+        layer, head, at = keep.nonzero(as_tuple=True)
+        return self.blocks[layer, head, at // size] * size + at % size
 
 
 class Compressor:
@@ -160,36 +165,37 @@ class Compressor:
         """The sequence's KVs of its first `tokens` tokens."""
         row, size = rows.row(seq), self._size
         table = rows.tables.get(row)
+        layers, heads = self._shape
         if table is None:
-            at = torch.arange(tokens)
-            blocks = torch.from_numpy(rows.table[row].astype(np.int64))[at // size]
-            layers, heads = self._shape
+            held = torch.from_numpy(rows.table[row, : -(-tokens // size)].astype(np.int64))
             head = torch.arange(layers * heads).view(layers, heads, 1)
-            slots = (blocks * (layers * heads) + head) * size + at % size
-            return View(slots, at.expand(layers, heads, -1))
+            positions = torch.arange(tokens).expand(layers, heads, -1)
+            return View(held * (layers * heads) + head, positions)
         assert watched.kept is not None
         count = (watched.kept >= 0).sum(-1, keepdim=True)  # [L, H, 1]
         width = int(count.max()) + tokens - watched.since
-        at = torch.arange(width).expand(*self._shape, -1)
+        at = torch.arange(width).expand(layers, heads, -1)
         padded = torch.nn.functional.pad(
             watched.kept, (0, max(0, width - watched.kept.shape[-1])), value=-1
         )
         added = watched.since + at - count
         positions = torch.where(at < count, padded[..., :width], added)
         positions = positions.masked_fill(positions >= tokens, -1)
-        blocks = torch.from_numpy(table.head_blocks.astype(np.int64))
-        ids = blocks.gather(-1, (at // size).clamp_max(blocks.shape[-1] - 1))
-        return View(ids * size + at % size, positions)
+        blocks = torch.from_numpy(table.head_blocks[..., : -(-width // size)].astype(np.int64))
+        return View(blocks, positions)
 
     def _layers(
         self, watched: Watched, view: View, part: Part | None, length: int
     ) -> Iterator[tuple[int, Observed]]:
         """Each layer of a sequence of `length` tokens as a metric sees it, with these queries."""
-        size = self._size
+        heads, kvs = view.positions.shape[1:]
         ragged = bool((view.positions < 0).any())
         for layer, attention in enumerate(self._model().attentions()):
-            slots, positions = view.slots[layer], view.positions[layer]
-            keys, values = self._blocks[slots // size, :, slots % size].unbind(2)
+            positions = view.positions[layer]
+            held = self._blocks[view.blocks[layer]]  # [H, n, 2, B, D]
+            keys, values = (
+                side.reshape(heads, -1, side.shape[-1])[:, :kvs] for side in held.unbind(2)
+            )
             if ragged:  # what was never written may be anything, even NaN
                 hole = (positions < 0).unsqueeze(-1)
                 keys, values = keys.masked_fill(hole, 0), values.masked_fill(hole, 0)
@@ -236,7 +242,7 @@ class Compressor:
         there = place < lengths.unsqueeze(-1)  # [L, H, most kept]
         blocks = torch.from_numpy(table.head_blocks.astype(np.int64))
         target = blocks[..., place // self._size] * self._size + place % self._size
-        self._ops.copy_kv(self._blocks, view.slots[keep], target[there])
+        self._ops.copy_kv(self._blocks, view.slots(keep, self._size), target[there])
         watched.kept = torch.full(there.shape, -1)
         watched.kept[there] = view.positions[keep]
         watched.since = order.tokens

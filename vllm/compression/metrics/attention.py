@@ -16,8 +16,9 @@ def probabilities(o: Observed, first: int = 0, last: int | None = None) -> Tenso
     """
     queries, at = o.queries[first:last], o.query_positions[first:last]
     heads, _, dim = o.keys.shape
-    grouped = queries.float().view(len(queries), heads, -1, dim).permute(1, 2, 0, 3)
-    logits = grouped @ o.keys.float().transpose(-1, -2)[:, None] * o.scale
+    grouped = queries.float().view(len(queries), heads, -1, dim).permute(1, 2, 0, 3) * o.scale
+    rows = grouped.reshape(heads, -1, dim)  # one product a KV head
+    logits = (rows @ o.keys.float().transpose(-1, -2)).view(*grouped.shape[:3], -1)
     seen = o.valid[:, None] & (o.positions[:, None] <= at[:, None])  # [H, W, T]
     logits = logits.masked_fill_(~seen[:, None], float("-inf"))
     return torch.nan_to_num_(logits.softmax(-1), nan=0.0)
