@@ -139,7 +139,7 @@ def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """One long prompt and two tokens, on layers of a 0.5 B Llama: the share that compressing has."""
+    """One long prompt, on some layers of a 0.5 B Llama: the share that compressing has."""
     length = 2000
     make_larger(folder / "larger", 4)
     contender = Contender(

@@ -167,6 +167,37 @@ def test_one_that_was_preempted_goes_on_as_if_not(folder, metric):
         assert ran.stats == expected.stats
 
 
+@pytest.mark.parametrize("metric", ["kvc", "h2o", "tova", "rkv"])
+def test_one_that_was_swapped_out_goes_on_bit_by_bit(folder, metric):
+    """Its head blocks, and what its metric knows, come back as they went."""
+    params = CompressionParams(max_cache_tokens=16, protected_window_size=4, metric=metric)
+    expected = Engine(folder).one(prompt(40), params, max_tokens=30)
+    for after in (2, 3, 4, 6, 9, 17, 26):
+        engine = Engine(
+            folder,
+            max_num_batched_tokens=16,
+            enable_multi_tier_prefix_caching=True,
+            num_cpu_blocks_override=64,
+            preemption_mode="swap",
+        )
+        engine.request("one", prompt(40), params, max_tokens=30)
+        outputs = []
+        for _ in range(after):
+            outputs += engine.core.step().outputs
+        scheduler = engine.core.scheduler
+        before = scheduler.running[0].applied
+        scheduler._preempt(scheduler.running[0])
+        assert scheduler.waiting[0].parked
+        started = len(engine.events)
+        ran = engine.run()["one", 0]
+        assert ran.preemptions == 1
+        assert len([e for e in engine.events[started:] if e.seq == 1]) == ran.stats.times - before
+        told = sum(len(o.token_ids) for o in outputs)
+        same_rows = zip(ran.logprobs, expected.logprobs[told:], strict=True)
+        assert all(torch.equal(a, b) for a, b in same_rows)
+        assert ran.stats == expected.stats
+
+
 @pytest.mark.parametrize("metric", ["kvc", "kvc-full", "knorm"])
 def test_several_outputs_of_one_prompt(folder, metric):
     """Each is compressed for itself, from blocks that they share, as if it were alone."""

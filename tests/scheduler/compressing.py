@@ -39,6 +39,8 @@ class CompressingExecutor(FakeExecutor):
         self.memory = np.zeros((kv.num_blocks, heads, self.size), dtype=np.uint64)
         self.flat = self.memory.reshape(-1)
         self.kept: dict[int, Kept] = {}
+        self.parked: dict[int, Kept | None] = {}
+        self.resumed = 0
         self.compressions = 0
         self.dropped = 0
 
@@ -47,11 +49,27 @@ class CompressingExecutor(FakeExecutor):
         result.kept = [self._compress(order) for order in plan.compress]
         return result
 
+    def view(self, block: int) -> memoryview:
+        return memoryview(self.memory[block].reshape(-1).view(np.uint8))
+
     # ---- rows ---------------------------------------------------------------------------------
 
-    def _forget(self, seq: int) -> None:
-        super()._forget(seq)
-        self.kept.pop(seq, None)
+    def _apply(self, plan: StepPlan) -> None:
+        for seq in plan.park:
+            self.parked[seq] = self.kept.pop(seq, None)
+        for seq in plan.forget:
+            self.kept.pop(seq, None)
+            self.parked.pop(seq, None)
+        for new in plan.new:
+            kept = self.parked.pop(new.seq, None)
+            if new.resumed:
+                self.resumed += 1
+                if kept is not None:
+                    kept.table, left = kept.table.elsewhere(new.head_blocks)
+                    assert not len(left), "as many head blocks as it had"
+                    self.kept[new.seq] = kept
+            assert (new.head_blocks is None) == (new.seq not in self.kept)
+        super()._apply(plan)
 
     def _extend(self, seq: int, blocks: list[int], tokens: int) -> None:
         kept = self.kept.get(seq)

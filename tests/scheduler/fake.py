@@ -77,6 +77,8 @@ class FakeExecutor:
         return memoryview(self.memory[block].view(np.uint8))
 
     def _apply(self, plan: StepPlan) -> None:
+        for seq in plan.park:
+            self._park(seq)
         for seq in plan.forget:
             self._forget(seq)
         for new in plan.new:
@@ -90,6 +92,9 @@ class FakeExecutor:
 
     def _forget(self, seq: int) -> None:
         self.rows.pop(seq, None)
+
+    def _park(self, seq: int) -> None:
+        del self.rows[seq]
 
     def _extend(self, seq: int, blocks: list[int], tokens: int) -> None:
         """These came to the sequence's table, which shall hold so many tokens."""

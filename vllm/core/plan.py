@@ -32,6 +32,8 @@ class NewSequence:
     bad_words_token_ids: list[list[int]] = field(default_factory=list)
     grammar: str | None = None
     compression: CompressionParams | None = None  # None: it is never compressed
+    resumed: bool = False  # it was parked, and what it had computed is there again
+    head_blocks: np.ndarray | None = None  # int32: all that it has, if it was compressed
 
 
 @dataclass(slots=True)
@@ -56,7 +58,8 @@ class StepPlan:
 
     Decodes come first. Where `sample[i]`, the row's last token is the sequence's last known one and
     the step samples the next. `blocks[i]` are blocks added to the sequence's table since its last
-    step. The workers forget `forget` before they look at `new`.
+    step. The workers forget `forget`, and park `park`, before they look at `new`: of what is parked
+    they keep all that they know beside the KVs, until it resumes or is forgotten.
     """
 
     seqs: list[int]
@@ -66,6 +69,7 @@ class StepPlan:
     blocks: list[list[int]]
     new: list[NewSequence]
     forget: list[int]
+    park: list[int] = field(default_factory=list)
     compress: list[Compress] = field(default_factory=list)  # also of sequences without a row
 
     @property

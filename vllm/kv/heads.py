@@ -7,8 +7,11 @@ gives the rest back.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
+from vllm.kv.index import BlockId
 from vllm.kv.pool import BlockPool
 from vllm.kv.slabs import Slabs
 from vllm.kv.spec import KVSpec
@@ -22,6 +25,7 @@ class Heads:
         self.slabs = Slabs(pool, self.per_block)
         self.tables: dict[int, HeadTable] = {}
         self._reserved: dict[int, np.ndarray] = {}
+        self._aside: dict[int, HeadTable] = {}  # tables whose head blocks are in no slab now
 
     def most(self, kvs: int) -> int:
         """Head blocks that `kvs` KVs over all layers and heads take at most."""
@@ -57,6 +61,52 @@ class Heads:
         if added is not None:
             table.extend(tokens, added)
         return added
+
+    # ---- aside and back -----------------------------------------------------------------------
+
+    def pack(self, seq: int, view: Callable[[int], memoryview]) -> list[memoryview]:
+        """Copies of the sequence's head blocks, in the order of heads, `per_block` in a blob.
+
+        view: the bytes of a block.
+        """
+        held = self.tables[seq].held.tolist()
+        blobs = []
+        for at in range(0, len(held), self.per_block):
+            mine = held[at : at + self.per_block]
+            size = len(view(mine[0] // self.per_block)) // self.per_block
+            blob = memoryview(bytearray(size * self.per_block))
+            for i, head_block in enumerate(mine):
+                block, place = divmod(head_block, self.per_block)
+                piece = view(block)[place * size : (place + 1) * size]
+                blob[i * size : (i + 1) * size] = piece
+            blobs.append(blob)
+        return blobs
+
+    def put_aside(self, seq: int) -> None:
+        """Its blobs are on their way to a tier: its head blocks are free."""
+        table = self._aside[seq] = self.tables.pop(seq)
+        self.slabs.release(table.held)
+
+    def blobs(self, seq: int) -> int | None:
+        """How many blocks a sequence that is aside comes back into; None: it is not."""
+        table = self._aside.get(seq)
+        return None if table is None else -(-int(table.counts.sum()) // self.per_block)
+
+    def take_back(self, seq: int, blocks: list[BlockId]) -> None:
+        """Its blobs come back into these blocks, which the caller holds.
+
+        All of them is the sequence's until `arrived`: a load writes whole blocks.
+        """
+        old = self._aside.pop(seq)
+        taken = self.slabs.adopt(blocks)
+        self.tables[seq], self._reserved[seq] = old.elsewhere(taken)
+
+    def arrived(self, seq: int) -> None:
+        """Its blobs are there."""
+        self.slabs.release(self._reserved.pop(seq))
+
+    def forget_aside(self, seq: int) -> None:
+        self._aside.pop(seq, None)
 
     def release(self, seq: int) -> None:
         table = self.tables.pop(seq, None)

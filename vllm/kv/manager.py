@@ -219,7 +219,10 @@ class KVManager:
 
     def _spilled(self, seq: int) -> Spilled | None:
         """The sequence's copies, if they are of any use."""
-        return None if self._tiers is None else self._tiers.spills.of(seq)
+        spilled = None if self._tiers is None else self._tiers.spills.of(seq)
+        if spilled is None:
+            self._heads.forget_aside(seq)
+        return spilled
 
     def spill(self, seq: int, computed: int) -> bool:
         """Copy the KVs of so many tokens aside, to come back byte for byte at the next admission.
@@ -227,14 +230,31 @@ class KVManager:
         The sequence loses its table; its blocks are free as their copies are made (`spilling`).
         False, and nothing changes, when no tier can take it.
         """
-        table = self._tables[seq]
         if self._tiers is None or not computed:
             return False
+        if seq in self._heads.tables:
+            return self._spill_compressed(seq, computed)
+        table = self._tables[seq]
         used = table.blocks[: self.blocks_for(computed)]
         if not self._tiers.spills.begin(seq, used, computed):
             return False
         self._release(seq)
         return True
+
+    def _spill_compressed(self, seq: int, computed: int) -> bool:
+        assert self._tiers is not None
+        spills, table = self._tiers.spills, self._heads.tables[seq]
+        held = int(table.counts.sum())
+        if table.tokens != computed or not spills.accepts(-(-held // self.heads)):
+            return False
+        spills.begin_packed(seq, self._heads.pack(seq, spills.view), computed)
+        self._heads.put_aside(seq)
+        self._release(seq)
+        return True
+
+    def resumed(self, seq: int) -> bool:
+        """Whether a sequence that has been admitted came back from aside."""
+        return seq in self._heads.tables or self._tables[seq].resumed
 
     @property
     def spilling(self) -> bool:
@@ -247,7 +267,18 @@ class KVManager:
         assert self._tiers is not None
         if spilled.storing:
             return None
-        table = BlockTable(self._lineages[seq], cached=spilled.tokens, hints=hints)
+        count = self._heads.blobs(seq)
+        if count is not None:
+            # One more: for the KVs of the token that it computes next.
+            if not self._has_room(count + 1 + headroom):
+                return None
+            blocks = self._pool.allocate(count)
+            assert blocks is not None
+            self._lineages.pop(seq, None)
+            self._heads.take_back(seq, blocks)
+            self._tiers.spills.bring_back(seq, blocks)
+            return spilled.tokens
+        table = BlockTable(self._lineages[seq], cached=spilled.tokens, hints=hints, resumed=True)
         cached = self._fill(table, tokens, headroom)
         if cached is not None:
             del self._lineages[seq]
@@ -322,6 +353,9 @@ class KVManager:
             return [], []
         ready, failed = self._tiers.poll()
         for seq in ready:
+            if seq in self._heads.tables:
+                self._heads.arrived(seq)
+                continue
             table = self._tables[seq]
             table.published = sum(table.sources.values()) // self.spec.block_size
         for seq in failed:
@@ -355,7 +389,8 @@ class KVManager:
 
     def cached(self, seq: int) -> int:
         """Leading tokens of an admitted sequence that need not be computed."""
-        return self._tables[seq].cached
+        table = self._heads.tables.get(seq)
+        return self._tables[seq].cached if table is None else table.tokens
 
     def sources(self, seq: int) -> dict[str, int]:
         """Cached tokens of an admitted sequence by the tier that they came from."""
@@ -500,6 +535,7 @@ class KVManager:
             self._tiers.forget(seq)
         if self._prefetch is not None:
             self._prefetch.drop(seq)
+        self._heads.forget_aside(seq)
         self._release(seq)
 
     def _release(self, seq: int) -> None:
@@ -584,6 +620,11 @@ class KVManager:
     def blocks(self, seq: int) -> list[BlockId]:
         """The sequence's table; the caller must not change it."""
         return self._tables[seq].blocks
+
+    def head_blocks(self, seq: int) -> np.ndarray | None:
+        """Those of a compressed sequence, in the order of heads, int32; None: it is not one."""
+        table = self._heads.tables.get(seq)
+        return None if table is None else table.held
 
     def capacity(self, seq: int) -> int:
         """Tokens for whose KVs the sequence has room."""

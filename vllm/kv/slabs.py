@@ -68,6 +68,12 @@ class Slabs:
                 del self._partial[block]
         return np.array(taken, dtype=np.int32)
 
+    def adopt(self, blocks: list[BlockId]) -> np.ndarray:
+        """Make slabs of blocks that the caller holds, and take all of their head blocks, int32."""
+        taken = [np.arange(b * self._heads, (b + 1) * self._heads, dtype=np.int32) for b in blocks]
+        self._free |= {block: [] for block in blocks}
+        return np.concatenate(taken)
+
     def release(self, head_blocks: np.ndarray) -> None:
         """Give head blocks back, each once; slabs that are empty by that go back to the pool."""
         if not len(head_blocks):

@@ -6,10 +6,10 @@
 A copy has a name that nobody else can come to, so it is never a hit, and it is pinned, so it never
 goes before its sequence does. What comes back is what went out, byte for byte.
 
-It knows blocks and no tables. For a compressed sequence: `begin` with the blocks that its slabs are
-cut from, each once, in a fixed order, and keep its table (lengths, and head blocks by their place
-in that order); `bring_back` into as many new blocks in the same order, and the table's numbers are
-those of the new ones. Nothing is published under a copy's name, so a lossy lineage stays its own.
+It knows bytes and no tables. The head blocks of a compressed sequence are packed into as few blobs
+as they fill, which `begin` takes in place of blocks: so they are free at once, and the blocks that
+the blobs come back into are slabs of its own. Nothing is published under a copy's name, so a lossy
+lineage stays its own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from vllm.kv.loads import Load, Loads
 from vllm.kv.mover import Mover, delete
 from vllm.kv.pool import BlockPool
 from vllm.kv.shelf import BATCH, Level
+
+Piece = tuple[memoryview, BlockId | None]  # bytes, and the block that they are in, if any
 
 
 @dataclass(slots=True)
@@ -52,29 +54,47 @@ class Spills:
 
     # ---- out ----------------------------------------------------------------------------------
 
+    def accepts(self, count: int) -> bool:
+        """Whether there is room for so many copies."""
+        level = self._level
+        if level is None or not self._mover.accepts_store(level.tier.name):
+            return False
+        return level.shelf.reservable >= count
+
     def begin(self, seq: int, blocks: list[BlockId], tokens: int) -> bool:
         """Copy these blocks aside. False, and nothing changes, when there is no room for all.
 
         The copies hold references of their own; the caller gives the sequence's back.
         """
-        level = self._level
-        if level is None or not self._mover.accepts_store(level.tier.name):
+        if not self.accepts(len(blocks)):
             return False
-        if level.shelf.reservable < len(blocks):
-            return False
-        names = [self._name() for _ in blocks]
-        spilled = self._by_seq[seq] = Spilled(names, tokens, len(names))
         self._pool.share(blocks)
-        pairs = list(zip(names, blocks, strict=True))
-        self._storing |= {name: (spilled, block) for name, block in pairs}
-        for at in range(0, len(pairs), BATCH):
+        self._store(seq, [(self._io.view(block), block) for block in blocks], tokens)
+        return True
+
+    def begin_packed(self, seq: int, blobs: list[memoryview], tokens: int) -> None:
+        """The same with blobs that are nobody else's, where `accepts` says that there is room."""
+        assert self.accepts(len(blobs))
+        self._store(seq, [(blob, None) for blob in blobs], tokens)
+
+    def _store(self, seq: int, pieces: list[Piece], tokens: int) -> None:
+        level = self._level
+        assert level is not None
+        names = [self._name() for _ in pieces]
+        spilled = self._by_seq[seq] = Spilled(names, tokens, len(names))
+        for at in range(0, len(pieces), BATCH):
             job = Job(Kind.STORE, level.tier.name, [], [])
-            for name, block in pairs[at : at + BATCH]:
+            batch = slice(at, at + BATCH)
+            for name, (view, block) in zip(names[batch], pieces[batch], strict=True):
                 victims = level.shelf.reserve(name)
                 assert victims is not None, "there was room for all"
-                job.add(name, self._io.view(block), victims)
+                self._storing[name] = spilled, block
+                job.add(name, view, victims)
             self._mover.submit(job)
-        return True
+
+    def view(self, block: int) -> memoryview:
+        """The bytes of a block of the device."""
+        return self._io.view(block)
 
     def _name(self) -> Key:
         self._count += 1
@@ -88,8 +108,8 @@ class Spills:
         """The tier hangs: the sequence computes anew, and its blocks are free."""
         for name in job.keys:
             spilled, block = self._storing[name]
-            assert block is not None
-            self._pool.release([block])
+            if block is not None:
+                self._pool.release([block])
             self._storing[name] = spilled, None
             spilled.whole = False
 
@@ -114,7 +134,7 @@ class Spills:
     @property
     def going(self) -> bool:
         """Whether blocks are about to be free, as their copies are made."""
-        return any(spilled.whole for spilled, _ in self._storing.values())
+        return any(spilled.whole and block is not None for spilled, block in self._storing.values())
 
     # ---- back ---------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class BlockTable:
         default_factory=dict
     )  # cached tokens by the tier they came from
     hints: CacheHints = NO_HINTS
+    resumed: bool = False  # it was aside, and came back
 
 
 @dataclass(slots=True)
@@ -57,6 +58,10 @@ class HeadTable:
         table[np.arange(width) < counts[..., None]] = head_blocks[:used]
         made = cls(table, lengths, tokens, block_size, int(lengths.sum()))
         return made, head_blocks[used:]
+
+    def elsewhere(self, head_blocks: np.ndarray) -> tuple[HeadTable, np.ndarray]:
+        """The same KVs in other head blocks (int32 [n], in the order of heads); what is left."""
+        return HeadTable.of(head_blocks, self.lengths, self.tokens, self.block_size)
 
     @property
     def counts(self) -> np.ndarray:

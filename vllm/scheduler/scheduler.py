@@ -56,6 +56,7 @@ class Scheduler:
         self.paused = False  # nothing is planned until it is false again
         self._rejected: list[SequenceOutput] = []
         self._forget: list[int] = []  # what the workers shall forget at the next step
+        self._park: list[int] = []  # and what they shall park
         self._planned: list[Sequence] = []  # the rows of the plan that is being executed
         self._stats = EngineStats()
         self.prefix_metrics: PrefixMetrics | None = None
@@ -142,6 +143,8 @@ class Scheduler:
             self._arrived.remove(sequence)
         elif self.loading.pop(sequence.number, None) is None and sequence in self.waiting:
             self._dequeue(sequence)
+        if sequence.parked:
+            self._forget.append(sequence.number)
         self.kv.release(sequence.number)
 
     @property
@@ -161,7 +164,7 @@ class Scheduler:
         Called between steps only. What was computed is computed again, or found in the cache.
         """
         for sequence in reversed(self.running[:]):
-            self._preempt(sequence)
+            self._preempt(sequence, aside=False)
         for sequence in [*self._arrived, *self.loading.values()]:
             self.kv.release(sequence.number)
             self._enqueue(sequence)
@@ -169,11 +172,15 @@ class Scheduler:
         for sequence in self.waiting:
             self.kv.release(sequence.number)
 
+    def _parked(self) -> list[Sequence]:
+        return [s for s in [*self.waiting, *self._arrived, *self.loading.values()] if s.parked]
+
     # ---- a step -------------------------------------------------------------------------------
 
     def schedule(self, now: float) -> StepPlan:
         """The next step. An empty plan means that there is nothing to run."""
         self._planned = []
+        self._compression.begin()
         self.kv.uses.now = now
         if self.paused:
             return self._plan([], [], [], [])
@@ -209,10 +216,23 @@ class Scheduler:
             if started is None:
                 break
             count = self._share(started, budget)
-            new.append(_as_new(started))
+            head_blocks = self.kv.head_blocks(started.number)
+            held: list[int]
+            if head_blocks is None:
+                held = [*self.kv.blocks(started.number)]
+            else:
+                count = min(count, self.kv.spec.block_size)
+                added = self.kv.grow(started.number, started.computed + count)
+                if added is None:  # the room that there was at its admission has gone
+                    self._preempt(started, aside=False)
+                    break
+                held = [*added]
+            resumed = started.parked and self.kv.resumed(started.number)
+            new.append(_as_new(started, resumed, head_blocks))
+            started.parked = False
             self._planned.append(started)
             counts.append(count)
-            blocks.append(list(self.kv.blocks(started.number)))
+            blocks.append(held)
             budget -= count
             self._compression.planned(started, started.computed + count)
 
@@ -238,9 +258,10 @@ class Scheduler:
             blocks=blocks,
             new=new,
             forget=self._forget,
+            park=self._park,
             compress=self._compression.orders,
         )
-        self._forget = []
+        self._forget, self._park = [], []
         return plan
 
     def _compress_first(self) -> None:
@@ -249,7 +270,6 @@ class Scheduler:
         Who is being compressed computes nothing in the step.
         """
         compression = self._compression
-        compression.begin()
         for sequence in [s for s in self.running if s.awaiting]:
             while sequence.running and not compression.order(sequence):
                 victim = self.running[-1]
@@ -293,19 +313,21 @@ class Scheduler:
                 return None
         return added
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: Sequence, *, aside: bool = True) -> None:
         """Give the sequence's blocks back and queue it again.
 
         What it had computed is copied aside, where that is wanted and there is room; else it
-        recomputes what is not cached.
+        recomputes what is not cached. One that is about to be compressed could compute nothing
+        when it comes back, so it starts again as well.
         """
         self.running.remove(sequence)
         sequence.running = False
-        aside = self._config.swap and sequence.compression is None
-        if not (aside and self.kv.spill(sequence.number, sequence.computed)):
+        aside &= self._config.swap and not sequence.awaiting
+        sequence.parked = aside and self.kv.spill(sequence.number, sequence.computed)
+        if not sequence.parked:
             self.kv.release(sequence.number)
-        self._forget.append(sequence.number)
-        sequence.computed = sequence.applied = 0
+        (self._park if sequence.parked else self._forget).append(sequence.number)
+        sequence.computed = 0
         sequence.preemptions += 1
         self._stats.preemptions += 1
         self._enqueue(sequence)
@@ -400,6 +422,8 @@ class Scheduler:
         insort(self.running, sequence, key=self._order)
         sequence.running = True
         sequence.computed = cached
+        if not self.kv.compressed(sequence.number):
+            sequence.applied = 0
         if sequence.cached >= 0:
             return
         sequence.cached = sequence.counted = cached
@@ -445,9 +469,10 @@ class Scheduler:
 
         They shall forget everything, and all that runs starts again.
         """
-        self._forget = plan.forget + self._forget
-        for sequence in reversed(self.running[:]):
-            self._preempt(sequence)
+        parked = [s.number for s in self._parked()]
+        self._forget = plan.forget + parked + self._forget
+        self._park = []
+        self.requeue()
         self._planned = []
 
     def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
@@ -584,7 +609,7 @@ class Scheduler:
         assert known == queued | forks, "every sequence is queued, running or waits to fork"
 
 
-def _as_new(sequence: Sequence) -> NewSequence:
+def _as_new(sequence: Sequence, resumed: bool, head_blocks: np.ndarray | None) -> NewSequence:
     request = sequence.request
     return NewSequence(
         seq=sequence.number,
@@ -596,4 +621,6 @@ def _as_new(sequence: Sequence) -> NewSequence:
         bad_words_token_ids=request.bad_words_token_ids,
         grammar=request.grammar,
         compression=sequence.compression,
+        resumed=resumed,
+        head_blocks=head_blocks,
     )

@@ -34,7 +34,8 @@ class Sequence:
     overtaken: int = 0  # by how many younger ones, while waiting; see `window`
     prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
     points: list[tuple[int, int]] = field(default_factory=list)  # see `scheduler.compression`
-    applied: int = 0  # points at which it has been compressed since it last started
+    applied: int = 0  # points at which the KVs that it holds, or has aside, were compressed
+    parked: bool = False  # preempted, and what it had computed is aside
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
 
     @property

@@ -87,8 +87,9 @@ class Compressor:
         return self._metrics[name]
 
     def watch(self, new: NewSequence) -> None:
+        """A sequence has a row now. One that resumes is known from before."""
         params = new.compression
-        if params is not None:
+        if params is not None and not new.resumed:
             log = QueryLog(self._metric(params.metric), new.prompt_len)
             self._watched[new.seq] = Watched(params, log)
 

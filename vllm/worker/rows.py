@@ -27,17 +27,19 @@ class Rows:
         self.prompt_len = np.zeros(capacity, dtype=np.int32)
         self.new: list[NewSequence | None] = [None] * capacity
         self.tables: dict[int, HeadTable] = {}  # of rows whose sequences are compressed
+        self._parked: dict[int, HeadTable] = {}
         self._row: dict[int, int] = {}
         self._free = list(reversed(range(capacity)))
 
     def apply(self, plan: StepPlan) -> tuple[np.ndarray, list[int]]:
         """Bring the rows up to the plan. Returns the plan's rows, and those that are new."""
+        for seq in plan.park:
+            table = self._leave(seq)
+            if table is not None:
+                self._parked[seq] = table
         for seq in plan.forget:
-            row = self._row.pop(seq, None)
-            if row is not None:
-                self.new[row] = None
-                self.tables.pop(row, None)
-                self._free.append(row)
+            self._leave(seq)
+            self._parked.pop(seq, None)
         fresh = []
         for new in plan.new:
             row = self._free.pop()
@@ -48,6 +50,9 @@ class Rows:
             self.length[row] = count
             self.prompt_len[row] = new.prompt_len
             self.num_blocks[row] = 0
+            parked = self._parked.pop(new.seq, None)
+            if parked is not None and new.head_blocks is not None:
+                self.tables[row], _ = parked.elsewhere(new.head_blocks)
             fresh.append(row)
         rows = np.array([self._row[seq] for seq in plan.seqs], dtype=np.int64)
         for i, (row, added) in enumerate(zip(rows.tolist(), plan.blocks, strict=True)):
@@ -60,6 +65,15 @@ class Rows:
                 self.table[row, held : held + len(added)] = added
                 self.num_blocks[row] = held + len(added)
         return rows, fresh
+
+    def _leave(self, seq: int) -> HeadTable | None:
+        """The sequence has no row any more. Returns its table if it was compressed."""
+        row = self._row.pop(seq, None)
+        if row is None:
+            return None
+        self.new[row] = None
+        self._free.append(row)
+        return self.tables.pop(row, None)
 
     def row(self, seq: int) -> int:
         return self._row[seq]

@@ -1,0 +1,83 @@
+"""Compressed sequences over tiers that fail, hang and are late, with preemption by swapping."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from vllm.config.compression import CompressionSettings
+
+from .compressing import CompressingDrive, params
+from .test_tiers_machine import TieredDrive, some_prompt
+
+
+class AsideDrive(TieredDrive, CompressingDrive):
+    pass
+
+
+def live(seed: int) -> AsideDrive:
+    rng = random.Random(seed)
+    size, blocks, heads = rng.randint(1, 4), rng.randint(6, 14), rng.randint(1, 3)
+    longest = max(2, size * blocks // rng.choice([1, 2, 2]) - rng.randint(0, 2))
+    seqs = rng.choice([1, 2, 3, 5])
+    drive = AsideDrive(
+        rng,
+        rng.randint(2, 30),
+        0,
+        rng.random() < 0.8,
+        heads=heads,
+        settings=CompressionSettings(interval=rng.choice([1, 1, 4])),
+        choices=seed,
+        blocks=blocks,
+        size=size,
+        seqs=seqs,
+        budget=seqs + rng.randint(0, 8),
+        max_model_len=longest,
+        swap=rng.random() < 0.8,
+    )
+    for _ in range(40):
+        op = rng.random()
+        if op < 0.4:
+            wish = params(
+                max_cache_tokens=rng.choice([1, 3, 6]),
+                compress_once=rng.random() < 0.3,
+                window=rng.choice([0, 2, None]),
+            )
+            drive.add(
+                some_prompt(rng, longest - 1),
+                compression=rng.choice([wish, wish, None]),
+                n=rng.choice([1, 1, 2]),
+                max_tokens=rng.choice([3, 10, 20]),
+            )
+        elif op < 0.5 and drive.requests:
+            drive.abort(rng.choice(sorted(drive.requests)[-4:]))
+        elif op < 0.7 and drive.scheduler.running:
+            drive.scheduler._preempt(rng.choice(drive.scheduler.running))
+        elif op < 0.75:
+            plan = getattr(drive.tiers[0], rng.choice(["reads", "writes", "deletes"]))
+            plan.extend(rng.choices(["ok", "os", "crash"], k=2))
+        elif op < 0.8:
+            drive.clock.now += rng.choice([0.5, 3.0, 70.0])
+        drive.scheduler.check()
+        for _ in range(rng.choice([0, 1, 4])):
+            if drive.scheduler.has_work:
+                drive.step()
+    steps = 0
+    while drive.scheduler.has_work:
+        drive.step()
+        steps += 1
+        assert steps < 5000, "it does not come to an end"
+    drive.settle()
+    drive.verify()
+    assert not drive.fake.parked
+    assert not drive.kv._heads._aside
+    assert not drive.mover.busy
+    assert drive.kv.reset()
+    return drive
+
+
+@pytest.mark.parametrize("tens", range(5))
+def test_random_lives(tens):
+    drives = [live(seed) for seed in range(20 * tens, 20 * tens + 20)]
+    assert sum(d.fake.resumed for d in drives) > 5
