@@ -153,7 +153,6 @@ def test_killed_while_it_writes(tmp_path):
     outputs = run(engine, texts(served + 1))
     assert cached(outputs) >= 0.95 * finished * SIZE
     assert tokens(outputs) == tokens(run(make(enable_prefix_caching=False), texts(served + 1)))
-    assert not list(tmp_path.rglob(f"{ASIDE}*"))
     engine.core.shutdown()
 
 
@@ -264,9 +263,11 @@ def test_a_disk_that_hangs(tmp_path, expected, monkeypatch, call):
         return plain(*args)
 
     monkeypatch.setattr(f"vllm.kv.tiers.disk.os.{call}", hang)
-    for _ in range(2):
+    end = monotonic() + 20
+    while not told(engine).deadline_misses:
         serve(engine, expected)
-    assert told(engine).deadline_misses
+        assert monotonic() < end, "nobody has noticed"
+    serve(engine, expected)
     assert not mover(engine).usable("disk") and not mover(engine).accepts_store("disk")
     awake.set()
     while mover(engine).busy:

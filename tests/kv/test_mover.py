@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vllm.kv.cost import LoadCost
-from vllm.kv.lane import BREAKER_FAILURES, BREAKER_SECONDS, Breaker, Job, Kind
+from vllm.kv.lane import BREAKER_FAILURES, BREAKER_SECONDS, Breaker, Job, Kind, Rate
 from vllm.kv.lineage import Key
 from vllm.kv.mover import Mover
 
@@ -51,7 +51,7 @@ def test_bytes_go_and_come_back(asynchronous):
     assert bytes(job.buffers[0]) == b"12345678"
     lane = mover.lanes["host"]
     assert (lane.bytes_loaded, lane.bytes_stored, lane.waiting) == (8, 8, 0)
-    assert lane.load_bandwidth > 0
+    assert mover.load_bandwidth(lane.tier.name) > 0
     assert not mover.busy
     mover.shutdown()
 
@@ -255,13 +255,44 @@ def test_load_when_it_is_faster():
     assert not cost.worth_loading(16, 1999.0, queued=160), "it is behind others"
     assert not cost.worth_loading(1600, 10_000.0, within=1.5), "it would be given up"
     cost.prefilled(100, 0.5)
-    assert cost.prefill_rate == pytest.approx(120)
-    cost.chose(True)
-    cost.chose(False)
-    cost.chose(True)
-    assert (cost.chose_load, cost.chose_compute) == (2, 1)
+    assert cost.prefill_rate == pytest.approx((80 + 100) / (0.8 + 0.5))
+    cost.prefilled(1, 0.5)
+    assert cost.prefill_rate > 90, "a short step says little"
+    cost.chose(load=True)
+    cost.chose(load=False)
+    cost.chose(load=True)
+    cost.chose(load=False, both=True)
+    assert (cost.chose_load, cost.chose_compute, cost.chose_both) == (2, 1, 1)
     least = LoadCost(160, 16, min_tokens=32)
     assert [least.worth_loading(n, 0) for n in (16, 32)] == [False, True]
+
+
+def test_what_passes_at_the_same_time_counts_together():
+    rate = Rate()
+    assert rate.known(0.0) == 0
+    assert rate.add(100, 0.0, 1.0) == 1.0
+    assert rate.known(1.0) == pytest.approx(100)
+    assert rate.add(100, 0.0, 1.0) == 0.0
+    for i in range(1, 100):
+        rate.add(100, i, i + 1)
+        rate.add(100, i + 0.5, i + 1)
+    assert rate.known(100.0) == pytest.approx(200, rel=0.2)
+    assert rate.known(161.0) == 0, "that was long ago"
+
+
+def test_both_where_neither_is_much_faster():
+    cost = LoadCost(block_bytes=160, block_size=16)
+    assert cost.front(160, 1000.0) == 0, "as long as the speed of prefill is unknown"
+    cost.prefilled(100, 1.0)
+    assert cost.front(160, 1000.0) == 80, "as fast: half and half"
+    assert cost.front(160, 2000.0) == 48, "a third, in whole blocks"
+    assert cost.front(160, 500.0) == 96
+    assert cost.front(160, 10_000.0) == 0, "loading alone takes hardly longer"
+    assert cost.front(160, 100.0) == 0, "computing alone"
+    assert cost.front(160, 1000.0, queued=800) == 112, "half a load's time is gone before"
+    assert cost.front(160, 1000.0, within=0.5) == 0
+    assert cost.front(16, 1000.0) == 0
+    assert LoadCost(160, 16, min_tokens=32).front(160, 1000.0) == 0
 
 
 def test_a_job_that_is_revoked_leaves_its_buffers_alone():

@@ -32,7 +32,8 @@ class TieredDrive(Drive):
         levels = [
             Level(t, Shelf(len(t.free), make(self.kv.policy), self.kv.uses)) for t in self.tiers
         ]
-        cost = LoadCost(self.kv.spec.block_bytes, self.kv.spec.block_size)
+        size = self.kv.spec.block_size
+        cost = LoadCost(self.kv.spec.block_bytes, size)
         self.kv.attach(
             Hierarchy(levels, self.mover, self.fake, self.kv.pool, self.kv.index, cost, window=host)
         )
@@ -69,6 +70,95 @@ HINTS = [
     CacheHints((Retention(priority=80, ttl=9.0),), "chat", "y"),
     CacheHints((Retention(0, 4, 10), Retention(4, None, 60)), "qa"),
 ]
+
+
+def test_computed_from_the_front_while_the_end_is_loaded():
+    """Of 20 blocks the tier has, the first 8 are computed in two steps, and the rest come."""
+    drive = TieredDrive(random.Random(0), 40, 0, True, blocks=64, size=2, seqs=2, budget=10)
+    drive.transfer = lambda count: None
+    drive.kv.tiers.cost.front = lambda *args, **more: 16
+    drive.add(BASES[0][:41], max_tokens=1)
+    drive.run()
+    while drive.kv.tiers.tidy():
+        drive.settle()
+    assert drive.kv.pool.forget_cached()
+    before = list(drive.totals.step_tokens)
+    drive.add(BASES[0][:41], "again", max_tokens=1)
+    plans = [drive.step(), drive.step()]
+    drive.mover.finish()
+    plans.append(drive.step())
+    drive.verify()
+    assert [(int(p.starts[0]), int(p.counts[0])) for p in plans] == [(0, 10), (10, 6), (40, 1)]
+    assert drive.totals.step_tokens[len(before) :] == [10, 6, 1]
+    assert drive.told["again", 0].cached == 24
+    assert drive.totals.tier_hits == {"host": 24}
+    assert drive.kv.reset()
+
+
+@pytest.mark.parametrize("ended", ["late", "failed"])
+def test_an_end_that_does_not_come_in_time(ended):
+    drive = TieredDrive(random.Random(0), 40, 0, True, blocks=64, size=2, seqs=2, budget=10)
+    drive.transfer = lambda count: None
+    drive.kv.tiers.cost.front = lambda *args, **more: 16
+    drive.add(BASES[0][:41], max_tokens=1)
+    drive.run()
+    while drive.kv.tiers.tidy():
+        drive.settle()
+    assert drive.kv.pool.forget_cached()
+    drive.add(BASES[0][:41], "again", max_tokens=1)
+    plans = [drive.step(), drive.step()]
+    if ended == "failed":
+        drive.tiers[0].reads.append("os")
+        drive.mover.finish()
+    plans += [drive.step(), drive.step()]
+    assert [(int(p.starts[0]), int(p.counts[0])) for p in plans][:2] == [(0, 10), (10, 6)]
+    # While it may still come, the front goes on in small parts.
+    assert [int(p.counts[0]) for p in plans][2:] == ([2, 2] if ended == "late" else [10, 10])
+    drive.run()
+    drive.settle()
+    drive.verify()
+    assert drive.told["again", 0].cached == 0
+    assert drive.kv.reset()
+
+
+@pytest.mark.parametrize("tens", range(4))
+def test_random_lives_with_ends_that_are_loaded_meanwhile(tens):
+    for seed in range(10 * tens, 10 * tens + 10):
+        rng = random.Random(seed)
+        size = rng.randint(1, 3)
+        drive = TieredDrive(
+            rng, 30, 20, True, blocks=30, size=size, seqs=3, budget=rng.choice([5, 9, 40])
+        )
+        drive.kv.tiers.cost.front = lambda n, *a, size=size, rng=rng, **m: (
+            rng.randrange(n // size) * size
+        )
+        drive.scheduler._is_alone = lambda sequence: True
+        for _ in range(60):
+            op = rng.random()
+            if op < 0.5:
+                n = rng.choice([1, 1, 2])
+                drive.add(some_prompt(rng, 12 * size), n=n, max_tokens=rng.choice([1, 3]))
+            elif op < 0.55 and drive.requests:
+                drive.abort(rng.choice(sorted(drive.requests)[-3:]))
+            elif op < 0.65:
+                plan = getattr(rng.choice(drive.tiers), rng.choice(["reads", "writes"]))
+                plan.extend(rng.choices(["ok", "os", "crash"], k=2))
+            elif op < 0.7:
+                drive.clock.now += rng.choice([0.5, 3.0, 70.0])
+            elif op < 0.8 and drive.scheduler.running:
+                drive.scheduler._preempt(rng.choice(drive.scheduler.running))
+            elif not drive.scheduler.has_work:
+                while drive.kv.tiers.tidy():
+                    drive.settle()
+                drive.kv.pool.forget_cached()
+            for _ in range(rng.choice([0, 1, 6])):
+                if drive.scheduler.has_work:
+                    drive.step()
+        while drive.scheduler.has_work:
+            drive.step()
+        drive.settle()
+        drive.verify()
+        assert drive.kv.reset()
 
 
 def some_prompt(rng: random.Random, most: int) -> list[int]:

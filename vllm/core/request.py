@@ -115,6 +115,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     dropped_kvs: int = 0  # by these, over all layers and heads
     chose_load: int = 0  # cached runs that were loaded, and those that were faster to compute
     chose_compute: int = 0
+    chose_both: int = 0  # and those whose end was loaded while their beginning was computed
     tiers: list[TierStats] = []
 
 

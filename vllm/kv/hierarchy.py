@@ -104,16 +104,20 @@ class Hierarchy:
     def has(self, key: Key) -> bool:
         return bool(self.find((key,)))
 
-    def worth_loading(self, found: Sequence[Hit]) -> bool:
-        """Whether to take these rather than compute them."""
+    def to_compute(self, found: Sequence[Hit], *, both: bool) -> int:
+        """How many of these to compute: none, all, or, if it may be `both`, the first so many."""
         tiers = {hit.tier for hit in found if hit.tier != "device"}
-        lanes = [self.mover.lanes[tier] for tier in tiers]
-        return self.cost.worth_loading(
-            len(found) * self.cost.block_size,
-            min(lane.load_bandwidth for lane in lanes),
-            queued=max(lane.loading_bytes for lane in lanes),
-            within=self.mover.deadline,
-        )
+        tokens = len(found) * self.cost.block_size
+        bandwidth = min(self.mover.load_bandwidth(tier) for tier in tiers)
+        queued = max(self.mover.lanes[tier].loading_bytes for tier in tiers)
+        within = self.mover.deadline
+        if both and self.mover.asynchronous:
+            front = self.cost.front(tokens, bandwidth, queued=queued, within=within)
+            if front:
+                return front // self.cost.block_size
+        if self.cost.worth_loading(tokens, bandwidth, queued=queued, within=within):
+            return 0
+        return len(found)
 
     def load(self, seq: int, wanted: Sequence[tuple[Hit, BlockId]]) -> None:
         """Let `seq` wait for these hits in these blocks, to which it holds references.

@@ -4,6 +4,7 @@ is trusted now.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from vllm.kv.tiers import Tier
 BREAKER_FAILURES = 3
 BREAKER_SECONDS, BREAKER_MAX_SECONDS = 1.0, 60.0
 SMOOTHING = 0.2  # weight of the newest measurement
+BELIEVED_SECONDS = 60.0  # else a tier that was slow for a while would never be read again
 
 
 class Kind(Enum):
@@ -44,7 +46,7 @@ class Job:
     ok: list[bool] = field(default_factory=list)  # set when done
     broken: bool = False  # the tier raised: it is not only that a key was not there
     withdrawn: bool = False  # nothing was tried
-    seconds: float = 0.0  # of work, without waiting in the queue
+    ended: float = 0.0
 
     def add(self, key: Key, buffer: memoryview, delete_first: list[Key]) -> None:
         self.keys.append(key)
@@ -136,6 +138,29 @@ class Breaker:
 
 
 @dataclass(slots=True)
+class Rate:
+    """Bytes a second, of the latest transfers; of those at the same time, together."""
+
+    bytes: float = 0.0  # smoothed alike, so that their ratio is
+    seconds: float = 0.0
+    until: float = -math.inf  # up to then seconds are counted
+
+    def add(self, count: int, begun: float, ended: float) -> float:
+        """Returns the seconds that nothing else took as well."""
+        seconds = max(0.0, ended - max(begun, self.until))
+        self.until = max(self.until, ended)
+        self.bytes += SMOOTHING * (count - self.bytes)
+        self.seconds += SMOOTHING * (seconds - self.seconds)
+        return seconds
+
+    def known(self, now: float) -> float:
+        """0: not measured, or not lately."""
+        if self.bytes == 0 or now > self.until + BELIEVED_SECONDS:
+            return 0.0
+        return self.bytes / max(self.seconds, 1e-9)
+
+
+@dataclass(slots=True)
 class Lane:
     """A disk that is full still reads, so loads and stores have a breaker each."""
 
@@ -146,8 +171,7 @@ class Lane:
     loads: Breaker = field(default_factory=Breaker)
     stores: Breaker = field(default_factory=Breaker)
     late: int = 0  # jobs past their deadline that have begun and not ended: no others meanwhile
-    load_bandwidth: float = 0.0  # bytes a second, smoothed; 0: not measured yet
-    store_bandwidth: float = 0.0
+    load_rate: Rate = field(default_factory=Rate)
     bytes_loaded: int = 0
     bytes_stored: int = 0
     load_seconds: float = 0.0
@@ -162,17 +186,9 @@ class Lane:
     def measure(self, job: Job) -> None:
         """Learn from a job that has ended."""
         good = sum(len(b) for b, ok in zip(job.buffers, job.ok, strict=True) if ok)
-        rate = good / max(job.seconds, 1e-9) if all(job.ok) else 0.0
-        if job.kind is Kind.LOAD:
-            self.bytes_loaded += good
-            self.load_seconds += job.seconds
-            self.load_bandwidth = _smooth(self.load_bandwidth, rate)
-        else:
+        if job.kind is Kind.STORE:
             self.bytes_stored += good
-            self.store_bandwidth = _smooth(self.store_bandwidth, rate)
-
-
-def _smooth(known: float, rate: float) -> float:
-    if rate == 0 or known == 0:
-        return rate or known
-    return known + SMOOTHING * (rate - known)
+            return
+        self.bytes_loaded += good
+        if all(job.ok) and job.begun is not None:
+            self.load_seconds += self.load_rate.add(good, job.begun, job.ended)

@@ -54,9 +54,10 @@ class Loads:
             batches.setdefault(load.level.tier.name, []).append((key, load))
         for tier, pairs in batches.items():
             lane = self._mover.lanes[tier]
-            if lane.load_bandwidth:
+            bandwidth = self._mover.load_bandwidth(tier)
+            if bandwidth:
                 tokens = len(pairs) * self._cost.block_size
-                lane.predicted_seconds += self._cost.load_seconds(tokens, lane.load_bandwidth)
+                lane.predicted_seconds += self._cost.load_seconds(tokens, bandwidth)
             for at in range(0, len(pairs), BATCH):
                 batch = pairs[at : at + BATCH]
                 views = [self._io.view(load.block) for _, load in batch]

@@ -7,6 +7,7 @@ from the engine's loop, between steps, and none of them waits for anything.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from vllm.kv.heads import Heads
 from vllm.kv.hierarchy import Hierarchy, Hit
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key, Lineage, root
+from vllm.kv.meeting import Meetings
 from vllm.kv.pool import BlockPool
 from vllm.kv.prefetch import Prefetch
 from vllm.kv.retention import FIRST_TO_GO, LAST_TO_GO, Uses
@@ -59,6 +61,7 @@ class KVManager:
         self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
         self._tiers: Hierarchy | None = None
         self._prefetch: Prefetch | None = None
+        self._meetings: Meetings | None = None
         self.sessions = Sessions(self.uses.limit)
         self.events: Events | None = None
         self._pool.on_evict = self._evicted
@@ -152,6 +155,7 @@ class KVManager:
         limit: int | None = None,
         headroom: int = 0,
         hints: CacheHints = NO_HINTS,
+        may_meet: bool = False,
     ) -> int | None:
         """Give a sequence blocks for all of its tokens, sharing those that are cached.
 
@@ -160,7 +164,8 @@ class KVManager:
         from a slower tier: while `waits(seq)`, the sequence may not run; see `poll`. None, and
         nothing changes, when that would leave fewer than `headroom` blocks to those who run
         already. A forked sequence keeps the blocks that it has. The eviction policy learns of the
-        hints what it may want to know.
+        hints what it may want to know. may_meet: the sequence may compute the beginning of what
+        slower tiers have while the end is loaded; see `met`.
         """
         assert tokens, "an empty sequence cannot be admitted"
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
@@ -172,7 +177,13 @@ class KVManager:
         spilled = self._spilled(seq)
         if spilled is not None:
             return self._admit_spilled(seq, spilled, len(tokens), headroom, hints)
-        found, below = self._find(lineage, tokens, limit) if self.caching else ([], False)
+        found, below = self._find(lineage, tokens, limit) if self.caching else ([], [])
+        front = 0
+        if below and self._tiers is not None:
+            needed = self.blocks_for(len(tokens)) + len(below) + headroom
+            both = may_meet and self._pool.available >= needed
+            front = self._tiers.to_compute(below, both=both)
+            found += [] if front else below
         shared = [hit.block for hit in found if hit.block is not None]
         missing = self.blocks_for(len(tokens)) - len(shared)
         if not self._has_room(missing + headroom, shared):
@@ -187,8 +198,12 @@ class KVManager:
         table.cached = len(found) * self.spec.block_size
         self._tables[seq] = table
         self._account(seq, table, found, tokens)
-        if below and self._tiers is not None:
-            self._tiers.cost.chose(any(hit.tier != "device" for hit in found))
+        if below and self._tiers is not None and self._meetings is not None:
+            end = below[front:] if front else []
+            self._tiers.cost.chose(load=not front, both=bool(end))
+            if end:
+                begin = (len(found) + front) * self.spec.block_size
+                self._meetings.arrange(seq, begin, end)
         # While they are on their way, nobody may take its blocks for what they are to become.
         table.published = 0 if self.waits(seq) else len(found)
         if self._prefetch is not None:
@@ -288,21 +303,15 @@ class KVManager:
 
     # ---- what is found ------------------------------------------------------------------------
 
-    def _find(self, lineage: Lineage, tokens: Sequence[int], limit: int) -> tuple[list[Hit], bool]:
-        """The longest leading run of blocks that are worth having from some tier.
-
-        And whether slower tiers had any of it to choose from.
-        """
+    def _find(
+        self, lineage: Lineage, tokens: Sequence[int], limit: int
+    ) -> tuple[list[Hit], list[Hit]]:
+        """The longest leading run that the device has, and how slower tiers prolong it."""
         lineage.extend(tokens, limit // self.spec.block_size)
         keys = lineage.keys()[: limit // self.spec.block_size]
         device = self._index.leading(keys)
         found = [Hit(key, block, "device") for key, block in zip(keys, device, strict=False)]
-        if self._tiers is None:
-            return found, False
-        below = self._tiers.find(keys[len(device) :])
-        if below and self._tiers.worth_loading(below):
-            found += below
-        return found, bool(below)
+        return found, [] if self._tiers is None else self._tiers.find(keys[len(device) :])
 
     def _account(
         self, seq: int, table: BlockTable, found: list[Hit], tokens: Sequence[int]
@@ -337,6 +346,37 @@ class KVManager:
             start = root(self._fingerprint, salt)
             lineage = self._lineages[seq] = Lineage(start, self.spec.block_size)
         return lineage
+
+    # ---- both at once -------------------------------------------------------------------------
+
+    def front(self, seq: int, computed: int) -> int | None:
+        """At most how many tokens to compute next; None: any number."""
+        return None if self._meetings is None else self._meetings.front(seq, computed)
+
+    def met(self, seq: int, computed: int) -> Counter[str] | None:
+        """Let a sequence go on behind what was loaded while it computed what is before.
+
+        Returns how many tokens it need not compute now, by tier; its table is another, and `cached`
+        says where it goes on. None: nothing has changed.
+        """
+        end = None if self._meetings is None else self._meetings.met(seq, computed)
+        if end is None or self._meetings is None:
+            return None
+        saved = self._meetings.sources(seq, computed)
+        table = self._tables[seq]
+        first, last = computed // self.spec.block_size, end // self.spec.block_size
+        assert table.published == first, "what it has computed is published"
+        keys = table.lineage.keys()[first:last]
+        loaded = [self._index.place(key) for key in keys]
+        self._pool.share(loaded)
+        self._pool.release(table.blocks[first:last])
+        table.blocks[first:last] = loaded
+        table.published, table.cached = last, end
+        for key in keys:
+            if self._computing.get(key) == seq:
+                del self._computing[key]
+        self._meetings.drop(seq)
+        return saved
 
     # ---- transfers ----------------------------------------------------------------------------
 
@@ -411,6 +451,7 @@ class KVManager:
     def attach(self, tiers: Hierarchy) -> None:
         """Put slower tiers under the device. Before the first admission."""
         self._tiers = tiers
+        self._meetings = Meetings(tiers, self._pool, self._index, self.spec.block_size)
         self.uses.limit += sum(level.shelf.capacity for level in tiers.levels)
         self.sessions.limit = self.uses.limit
 
@@ -539,6 +580,8 @@ class KVManager:
         self._release(seq)
 
     def _release(self, seq: int) -> None:
+        if self._meetings is not None:
+            self._meetings.drop(seq)
         self._lineages.pop(seq, None)
         self._heads.release(seq)
         table = self._tables.pop(seq, None)
@@ -661,6 +704,7 @@ class KVManager:
             cost = self._tiers.cost
             stats.chose_load, cost.chose_load = cost.chose_load, 0
             stats.chose_compute, cost.chose_compute = cost.chose_compute, 0
+            stats.chose_both, cost.chose_both = cost.chose_both, 0
             stats.tiers = self._tiers.stats()
 
     def check(self) -> None:
@@ -668,6 +712,8 @@ class KVManager:
         holders = [table.blocks for table in self._tables.values()]
         if self._tiers is not None:
             holders.append(self._tiers.held_blocks())
+        if self._meetings is not None:
+            holders.append(self._meetings.blocks())
         if self._prefetch is not None:
             holders.append(self._prefetch.blocks())
         holders.append(list(self._heads.slabs.blocks()))

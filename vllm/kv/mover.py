@@ -45,7 +45,7 @@ class Mover:
         self.lanes = {tier.name: Lane(tier) for tier in tiers}
         self.deadline = deadline
         self._max_queued = max_queued
-        self._asynchronous = asynchronous
+        self.asynchronous = asynchronous
         self._clock = clock
         self._pending: dict[Job, None] = {}
         self._done: deque[Job] = deque()
@@ -75,6 +75,10 @@ class Mover:
         lane = self.lanes[tier]
         return lane.late == 0 and lane.loads.closed(self._clock())
 
+    def load_bandwidth(self, tier: str) -> float:
+        """Bytes a second, as measured lately; 0: not known."""
+        return self.lanes[tier].load_rate.known(self._clock())
+
     def accepts_store(self, tier: str) -> bool:
         lane = self.lanes[tier]
         free = lane.late == 0 and lane.waiting < self._max_queued
@@ -87,7 +91,7 @@ class Mover:
         self._pending[job] = None
         lane.waiting += 1
         lane.loading_bytes += job.num_bytes * (job.kind is Kind.LOAD)
-        if self._asynchronous:
+        if self.asynchronous:
             lane.jobs.put(job)
         else:
             job.begun = job.submitted
@@ -167,13 +171,12 @@ class Mover:
             self._carry_out(lane, job)
 
     def _carry_out(self, lane: Lane, job: Job) -> None:
-        start = self._clock()
         ok = [False] * len(job.keys)
         for key in job.delete_first:
             delete(lane.tier, key)
         for i, (key, buffer) in enumerate(zip(job.keys, job.buffers, strict=True)):
             ok[i] = self._one(lane.tier, job, key, buffer)
-        job.seconds = self._clock() - start
+        job.ended = self._clock()
         job.ok = ok
         self._done.append(job)
         self._wake.set()

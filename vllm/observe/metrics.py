@@ -146,7 +146,7 @@ class Metrics:
         self._found = dict.fromkeys(CACHE_SOURCES, 0)
         self._choices = self._many(
             Counter, "kv_load_decisions", "Cached runs below the device, by what was chosen.",
-            "choice", ("load", "compute"),
+            "choice", ("load", "compute", "both"),
         )  # fmt: skip
         self._tier_gauges = {
             name: self._many(Gauge, f"kv_tier_{name}", told, "tier", TIERS)
@@ -256,6 +256,7 @@ class Metrics:
             self._rate(stats)
         self._choices["load"].inc(stats.chose_load)
         self._choices["compute"].inc(stats.chose_compute)
+        self._choices["both"].inc(stats.chose_both)
         for told in stats.tiers:
             self._tier(told)
         for histogram, values in (

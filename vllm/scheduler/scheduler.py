@@ -12,7 +12,7 @@ is left of the budget goes to prompts, oldest first. Cached tokens are not compu
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -190,6 +190,7 @@ class Scheduler:
         budget = self._config.max_num_batched_tokens
         preemptions = self._stats.preemptions
         self._take_arrivals()
+        self._meet()
         self._compress_first()
 
         for sequence in self._decodes_first():
@@ -287,6 +288,9 @@ class Scheduler:
     def _share(self, sequence: Sequence, budget: int) -> int:
         """How many of its tokens the sequence may compute this step."""
         count = min(sequence.until, budget)
+        front = self.kv.front(sequence.number, sequence.computed)
+        if front is not None:
+            count = min(count, front)
         if not self._config.enable_chunked_prefill:
             return count if count == sequence.until else 0
         limit = self._config.long_prefill_token_threshold
@@ -399,6 +403,7 @@ class Scheduler:
             limit=self._readable(sequence),
             headroom=self._headroom(sequence),
             hints=sequence.request.hints,
+            may_meet=self._is_alone(sequence),
         )
         if cached is None:
             return False
@@ -409,6 +414,15 @@ class Scheduler:
         else:
             self._start(sequence, cached, now)
         return True
+
+    def _is_alone(self, sequence: Sequence) -> bool:
+        """Whether computing in parts, where it might load, takes nothing from anybody's prompt."""
+        return (
+            self._config.enable_chunked_prefill
+            and not sequence.points
+            and len(self.waiting) == 1
+            and all(other.remaining == 1 for other in self.running)
+        )
 
     def _headroom(self, sequence: Sequence) -> int:
         """Blocks that admitting the sequence must leave: each that runs may need one for its next
@@ -439,6 +453,31 @@ class Scheduler:
             slower = dict(self.kv.sources(sequence.number))
             self._stats.prefix_hits += slower.pop("device", 0)
             for tier, tokens in slower.items():
+                self._stats.tier_hits[tier] = self._stats.tier_hits.get(tier, 0) + tokens
+
+    def _meet(self) -> None:
+        """Sequences whose next blocks have been loaded behind them start again, further on."""
+        for sequence in self.running[:]:
+            saved = self.kv.met(sequence.number, sequence.computed)
+            if saved is None:
+                continue
+            self.running.remove(sequence)
+            sequence.running = False
+            self._forget.append(sequence.number)
+            self._arrived.append(sequence)
+            if sequence.preemptions == 0:
+                self._count_saved(sequence, saved)
+
+    def _count_saved(self, sequence: Sequence, saved: Mapping[str, int]) -> None:
+        """So many tokens of the prompt, by tier, were found after it had started."""
+        sequence.cached += sum(saved.values())
+        sequence.counted += sum(saved.values())
+        own = sequence.cached_by_source
+        for tier, tokens in saved.items():
+            own[tier] = own.get(tier, 0) + tokens
+            if sequence.index == 0 and tier == "device":
+                self._stats.prefix_hits += tokens
+            elif sequence.index == 0:
                 self._stats.tier_hits[tier] = self._stats.tier_hits.get(tier, 0) + tokens
 
     def _take_arrivals(self) -> None:

@@ -96,14 +96,14 @@ class ModelledMover(Mover):
 
     def _end_due(self) -> None:
         while self._ends and self._ends[0][0] <= self._clock():
-            _, _, begin, job = heapq.heappop(self._ends)
+            end, _, begin, job = heapq.heappop(self._ends)
             if job.withdrawn:
                 continue
             lane = self.lanes[job.tier]
             if job.begun is None:
                 lane.jobs.begin(job, begin)
             self._carry_out(lane, job)
-            job.seconds = len(job.keys) * self._block_bytes / self._bandwidths[job.tier]
+            job.ended = end
 
 
 def sleeper(clock: Clock) -> Callable[[float], None]:

@@ -20,6 +20,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ MAGIC, VERSION = b"VLLMKV\0\0", 1
 HEADER = struct.Struct("<8sI32s32sQI")
 HEADER_BYTES = 4096  # one page: what direct I/O wants payloads aligned to
 ASIDE = ".new-"
+WRITE_SECONDS = 60.0  # what was set aside earlier than that is left over from a crash
 
 
 class DiskTier:
@@ -76,18 +78,22 @@ class DiskTier:
     def scan(self) -> Iterator[tuple[Key, float]]:
         """(key, modification time) of every file of the right size; leftovers are deleted.
 
-        Contents are checked when they are read, not here.
+        Contents are checked when they are read, not here. Another engine may be writing meanwhile.
         """
+        old = time.time() - WRITE_SECONDS
         for folder in sorted(self._folder.iterdir()):
             if not folder.is_dir():
-                if folder.name.startswith(ASIDE):
-                    with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):
+                    if folder.name.startswith(ASIDE) and folder.stat().st_mtime < old:
                         folder.unlink()
                 continue
             for path in folder.iterdir():
                 with contextlib.suppress(OSError, ValueError):
                     status = path.stat()
-                    if path.name.startswith(ASIDE) or status.st_size != self.file_bytes:
+                    if path.name.startswith(ASIDE):
+                        if status.st_mtime < old:
+                            path.unlink()
+                    elif status.st_size != self.file_bytes:
                         path.unlink()
                     elif len(path.name) == 64:
                         yield Key(bytes.fromhex(path.name)), status.st_mtime
