@@ -179,6 +179,23 @@ class Tokenizer:
             raise VLLMValidationError("the rendered chat is too long", parameter="messages")
         return _cut_at_mark(text) if continue_final_message else text
 
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        tokenize: bool = True,
+        add_generation_prompt: bool = False,
+        **options: Any,
+    ) -> str | list[int]:
+        """`render_chat` as transformers' tokenizers have it. Raises ValueError."""
+        try:
+            text = self.render_chat(
+                conversation, add_generation_prompt=add_generation_prompt, **options
+            )
+        except VLLMValidationError as error:
+            raise ValueError(str(error)) from error
+        return self.encode(text, add_special_tokens=False) if tokenize else text
+
     def hf(self) -> Any:
         """The transformers tokenizer of the same folder (slow to import), made once."""
         if self._hf is None:
