@@ -110,6 +110,7 @@ def test_positions_of_flat_accesses() -> None:
 
 def test_knots_reach_from_one_to_the_end() -> None:
     assert knots(5) == [1, 2, 3, 4, 5]
+    assert knots(100, 1) == [100] and knots(0) == []
     spread = knots(100_000, 24)
     assert spread[0] == 1 and spread[-1] == 100_000
     assert len(spread) <= 24 and spread == sorted(set(spread))

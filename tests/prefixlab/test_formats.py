@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,26 @@ def test_rubbish_is_refused_in_words(
     path.write_bytes(data)
     with pytest.raises((ValueError, OSError)):
         read(path, format)
+
+
+@pytest.mark.parametrize("format", ["lab", "mooncake", "sessions", "text", "kv-events", "azure"])
+@pytest.mark.parametrize("data", [b"", b"[" * 200_000, b'{"a":' * 100_000])
+def test_nothing_and_too_much_nesting_are_refused_in_words(
+    tmp_path: Path, format: str, data: bytes
+) -> None:
+    path = tmp_path / "t"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=re.escape(str(path))):
+        read(path, format)
+
+
+def test_blocks_have_no_more_tokens_than_can_be_counted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="times"):
+        chains(0, 3).coarser(1 << 20)
+    path = tmp_path / "t.oracleGeneral"
+    write(chains(0, 3), path, "oracle-general")
+    with pytest.raises(ValueError, match="block_size"):
+        read(path, options=Options(block_size=1 << 30))
 
 
 def test_coarser_blocks_are_those_of_a_trace_that_was_cut_so(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,10 +12,12 @@ from hypothesis import strategies as st
 
 from tests.prefixlab.made import BLOCK, chains, seeds
 from vllm.core.retention import CacheHints
+from vllm.kv.events import Event, Events
 from vllm.kv.evict import POLICIES
 from vllm.kv.lineage import Key, Lineage, root
 from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
+from vllm.prefixlab.formats import read
 from vllm.prefixlab.geometry import geometry
 from vllm.prefixlab.optimal import OPTIMAL
 from vllm.prefixlab.replay import drive, known, policy_for, replay
@@ -160,6 +165,43 @@ def test_the_engine_evicts_the_same_blocks_in_the_same_order(policy: str) -> Non
             assert runs.astype(int).tolist() == cached
             evicted += len(gone)
     assert evicted > 1000
+
+
+def test_what_the_engine_publishes_is_read_as_the_requests_that_computed(tmp_path: Path) -> None:
+    """Its KV events, a batch a request, as JSON lines: chains of all who had something to store."""
+    trace = view(chains(4, 60), "engine").trace
+    kv = KVManager(KVSpec(1, 1, 8, BLOCK, "float32"), trace.universe + 9, b"lab", policy="lru")
+    batches: list[list[Event]] = []
+
+    class Kept:
+        def publish(self, events: list[Event]) -> None:
+            batches.append(events)
+
+    events = Events(BLOCK, Kept())  # type: ignore[arg-type]
+    kv.tell(events)
+    told, known = [], set[int]()
+    for r in range(trace.requests):
+        ids = trace.ids[trace.starts[r] : trace.starts[r + 1]].tolist()
+        tokens = [i for code in ids for i in [code] * BLOCK] + [10**6]
+        assert kv.admit(r, tokens) is not None
+        kv.publish(r, tokens, len(tokens))
+        kv.release(r)
+        events.flush()
+        if not known.issuperset(ids):
+            told.append(ids)
+        known.update(ids)
+    path = tmp_path / "events.jsonl"
+    lines = (msgspec.json.encode([float(t), batch]) + b"\n" for t, batch in enumerate(batches))
+    path.write_bytes(b"".join(lines))
+    found = read(path)
+    assert found.bad_count == 0 and found.block_size == BLOCK
+    parts = np.split(found.ids, found.starts[1:-1])
+    names: dict[int, int] = {}
+    assert len(parts) == len(told)
+    for mine, theirs in zip(parts, told, strict=True):
+        assert [
+            names.setdefault(a, b) for a, b in zip(mine.tolist(), theirs, strict=True)
+        ] == theirs
 
 
 def test_groups_and_warm_up_share_out_the_whole() -> None:

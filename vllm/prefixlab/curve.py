@@ -131,7 +131,9 @@ def hits_of(
 
 
 def knots(limit: int, count: int = 48) -> list[int]:
-    """At most `count` capacities from 1 to `limit`, evenly spread on a logarithmic axis."""
+    """At most `count` capacities up to `limit`, evenly spread from 1 on a logarithmic axis."""
     if limit <= count:
         return list(range(1, limit + 1))
+    if count == 1:
+        return [limit]
     return sorted({round(limit ** (i / (count - 1))) for i in range(count)})

@@ -18,6 +18,7 @@ import numpy.typing as npt
 Names = Sequence[int] | Sequence[str] | Sequence[bytes] | Sequence[int | str]
 Ints = npt.NDArray[np.int32]
 MAX_ACCESSES = 1 << 29  # twice as many slots of the curve's tree still have 32-bit numbers
+MAX_BLOCK = 1 << 20  # tokens
 MAX_TOLD = 20  # bad lines that are kept word for word; all are counted
 
 
@@ -100,8 +101,10 @@ class Trace:
 
         A request's end may be partial: its last id then names it. Exact, because ids are chained.
         """
-        if times < 1:
-            raise ValueError(f"times: must be at least 1, is {times}")
+        if not 1 <= times * self.block_size <= MAX_BLOCK:
+            raise ValueError(
+                f"times: blocks have 1 to {MAX_BLOCK} tokens, not {times} times as many"
+            )
         last = np.zeros(self.ids.size, bool)
         last[self.starts[1:][self.lengths > 0] - 1] = True
         keep = (self.depth % times == times - 1) | last
@@ -151,8 +154,8 @@ class TraceBuilder:
     bad_count: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.block_size <= 1 << 20:
-            raise ValueError(f"block_size: must be 1 to {1 << 20}, is {self.block_size}")
+        if not 1 <= self.block_size <= MAX_BLOCK:
+            raise ValueError(f"block_size: must be 1 to {MAX_BLOCK}, is {self.block_size}")
         self._ids = array("q")
         self._codes: dict[Hashable, int] = {}
         self._lengths = array("i")

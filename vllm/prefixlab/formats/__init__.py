@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -73,7 +73,7 @@ class Source:
             if _is(data, dict):
                 document = [data]
             elif _is(data, list):
-                document = [bytes(raw) for raw in msgspec.json.decode(data, type=list[msgspec.Raw])]
+                document = [bytes(raw) for raw in decode(data, list[msgspec.Raw])]
         yield from self.lines() if document is None else enumerate(document, 1)
 
     def head(self, size: int = 1 << 16) -> bytes:
@@ -84,10 +84,21 @@ class Source:
         return io.TextIOWrapper(self.open(), encoding="utf-8", errors="replace", newline="")
 
 
+T = TypeVar("T")
+
+
+def decode(data: bytes, type: type[T]) -> T:
+    """JSON of that type. Raises ValueError, also for what is nested too deeply to be read."""
+    try:
+        return msgspec.json.decode(data, type=type)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
 def _is(data: bytes, kind: type) -> bool:
     try:
-        return isinstance(msgspec.json.decode(data), kind)
-    except msgspec.DecodeError:
+        return isinstance(decode(data, object), kind)
+    except (msgspec.MsgspecError, ValueError):
         return False
 
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from vllm.prefixlab.formats import Options, Source
+from vllm.prefixlab.formats import Options, Source, decode
 from vllm.prefixlab.trace import Trace, TraceBuilder
 
 MOONCAKE_BLOCK, BAILIAN_BLOCK, SESSION_BLOCK = 512, 16, 64
@@ -50,10 +50,10 @@ def read_mooncake(source: Source, options: Options) -> Trace:
 def read_lab(source: Source, options: Options) -> Trace:
     """Our own: a header line {"vllm_lab_trace": 1, "block_size": B}, then rows in seconds."""
     lines = source.lines()
-    number, first = next(lines)
+    number, first = next(lines, (1, b""))
     try:
-        header = msgspec.json.decode(first, type=Header)
-    except msgspec.MsgspecError as error:
+        header = decode(first, Header)
+    except (msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"{source.path}:{number}: not a header of a lab trace: {error}") from None
     if header.vllm_lab_trace != 1:
         raise ValueError(f"{source.path}:{number}: version {header.vllm_lab_trace} is not known")
@@ -61,10 +61,9 @@ def read_lab(source: Source, options: Options) -> Trace:
 
 
 def _rows(lines: Iterable[tuple[int, bytes]], builder: TraceBuilder, second: float) -> Trace:
-    decoder = msgspec.json.Decoder(Row)
     for number, line in lines:
         try:
-            row = decoder.decode(line)
+            row = decode(line, Row)
             builder.add(
                 row.hash_ids,
                 row.input_length,
@@ -82,11 +81,10 @@ def _rows(lines: Iterable[tuple[int, bytes]], builder: TraceBuilder, second: flo
 def read_bailian(source: Source, options: Options) -> Trace:
     """Bailian (ATC'25): seconds, 16 tokens a block; a chat's turns name the one before them."""
     builder = TraceBuilder(options.block_size or BAILIAN_BLOCK, source.name)
-    decoder = msgspec.json.Decoder(BailianRow)
     root: dict[int, int] = {}  # chat -> the chat that its conversation began with
     for number, line in source.lines():
         try:
-            row = decoder.decode(line)
+            row = decode(line, BailianRow)
             session = root.get(row.parent_chat_id, row.chat_id)
             builder.add(
                 row.hash_ids,
@@ -134,7 +132,7 @@ def read_sessions(source: Source, options: Options) -> Trace:
     refused: list[tuple[int, str]] = []
     for number, line in source.rows():
         try:
-            session = msgspec.json.decode(line, type=Session)
+            session = decode(line, Session)
             size = options.block_size or session.block_size
             builder = builder or TraceBuilder(size, source.name)
             if size != builder.block_size:
@@ -146,7 +144,7 @@ def read_sessions(source: Source, options: Options) -> Trace:
         name = number if name is None else name
         for turn, raw in enumerate(session.requests):
             try:
-                _add_turn(builder, session, name, turn, msgspec.json.decode(raw, type=Turn))
+                _add_turn(builder, session, name, turn, decode(raw, Turn))
             except (msgspec.MsgspecError, ValueError) as error:
                 refused.append((number, f"request {turn}: {error}"))
     builder = builder or TraceBuilder(options.block_size or SESSION_BLOCK, source.name)

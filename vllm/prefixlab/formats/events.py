@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from vllm.prefixlab.formats import Options, Source
+from vllm.prefixlab.formats import Options, Source, decode
 from vllm.prefixlab.trace import Trace, TraceBuilder
 
 BLOCK = 16
@@ -98,7 +98,7 @@ def read_events(source: Source, options: Options) -> Trace:
     start: float | None = None
     for number, line in source.lines():
         try:
-            time, events = _events(msgspec.json.decode(line))
+            time, events = _events(decode(line, object))
             start = time if start is None else start
             stored = [found for event in events if (found := _stored(event)) and found[0]]
             sizes = {options.block_size or size for _, _, size in stored}

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vllm.prefixlab.formats import Options, Source
+from vllm.prefixlab.formats import Options, Source, decode
 from vllm.prefixlab.reuse import Reuse
 from vllm.prefixlab.trace import BadLine, Trace, TraceBuilder
 
@@ -57,11 +57,10 @@ def prefix_of(path: Path) -> Path | None:
 
 def _rows(path: Path, kind: type[Any], faults: Faults) -> list[Any]:
     rows = []
-    decoder = msgspec.json.Decoder(kind)
     for number, line in Source(path).lines():
         try:
-            rows.append(decoder.decode(line))
-        except msgspec.MsgspecError as error:
+            rows.append(decode(line, kind))
+        except (msgspec.MsgspecError, ValueError) as error:
             faults.append((path, BadLine(number, str(error))))
     return rows
 

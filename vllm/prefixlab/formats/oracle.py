@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vllm.prefixlab.formats import Options, Source
-from vllm.prefixlab.trace import MAX_ACCESSES, Trace, dense, next_use
+from vllm.prefixlab.trace import MAX_ACCESSES, MAX_BLOCK, Trace, dense, next_use
 
 RECORD = np.dtype([("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next", "<i8")])
 PIECE = 1 << 24  # bytes read at once
@@ -28,6 +28,8 @@ def read_oracle(source: Source, options: Options) -> Trace:
         raise ValueError(f"{source.path}: ends inside a record of {RECORD.itemsize} bytes")
     rows = np.frombuffer(data, RECORD)
     size = options.block_size or 1
+    if not 1 <= size <= MAX_BLOCK:
+        raise ValueError(f"block_size: must be 1 to {MAX_BLOCK}, is {size}")
     rows = rows[np.argsort(rows["time"], kind="stable")]
     count = rows.size
     zeros = np.zeros(count, np.int32)

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from vllm.kv.lineage import chain, root
-from vllm.prefixlab.formats import Encode, Options, Source
+from vllm.prefixlab.formats import Encode, Options, Source, decode
 from vllm.prefixlab.trace import Trace, TraceBuilder
 
 BLOCK = 16
@@ -77,7 +77,7 @@ def read_text(source: Source, options: Options) -> Trace:
     builder = TraceBuilder(size, source.name)
     for number, line in source.rows():
         try:
-            row = msgspec.json.decode(line)
+            row = decode(line, object)
             if not isinstance(row, dict):
                 raise ValueError("a request is a JSON object")
             _add(builder, row, f"row {number}", options.encode)
