@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kvstore import stores
 from tests.kvstore.daemon import InThread
 from vllm.config import EngineArgs
 from vllm.config.engine import TierConfig
@@ -30,8 +31,12 @@ def expected() -> list[list[int]]:
     return tokens(run(make(enable_prefix_caching=False), prompts()))
 
 
-@pytest.fixture(params=["file", "shm"])
-def url(request, tmp_path):
+@pytest.fixture(params=["file", "shm", "redis", "s3"])
+def url(request, tmp_path, monkeypatch):
+    if request.param in ("redis", "s3"):
+        with stores.s3(monkeypatch) if request.param == "s3" else stores.redis() as made:
+            yield made
+        return
     if request.param == "file":
         yield f"file://{tmp_path}/kv"
         return
@@ -46,11 +51,13 @@ def test_a_second_engine_loads_what_the_first_computed(url, expected, asynchrono
     first = sharing(url, enable_async_swapping=asynchronous)
     assert tokens(run(first, prompts())) == expected
     second = sharing(url, enable_async_swapping=asynchronous)
+    second.core.scheduler.kv.tiers.seeker._patience = 60  # S3 here is a slow imitation
     outputs = run(second, prompts())
     assert tokens(outputs) == expected
     whole = sum((len(p) - 1) // 16 * 16 for p in prompts())
     assert from_shared(outputs) == cached(outputs) == whole
     # The first finds what the second writes, though it runs already; and its own, from the device.
+    first.core.scheduler.kv.tiers.seeker._patience = 60
     other = [[7] * 50, prompts()[0]]
     run(second, other)
     outputs = run(first, other)
@@ -135,6 +142,14 @@ def test_a_daemon_that_goes_and_comes_back(tmp_path, expected):
     outputs = run(second, prompts())
     assert tokens(outputs) == expected and from_shared(outputs) > 0
     daemon.stop()
+    assert tokens(run(second, prompts())) == expected
+
+
+def test_a_server_that_goes(expected):
+    with stores.redis() as url:
+        engine = sharing(url)
+        assert tokens(run(engine, prompts())) == expected
+        second = sharing(url)
     assert tokens(run(second, prompts())) == expected
 
 

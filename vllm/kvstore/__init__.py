@@ -15,6 +15,7 @@ from vllm.kvstore.config import (
     VineyardCacheConfig,
 )
 from vllm.kvstore.native import library
+from vllm.kvstore.objects import ObjectCacheConfig
 from vllm.kvstore.views import numpy_view, torch_view
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "KVStoreError",
     "KVStoreValueError",
     "KVTensor",
+    "ObjectCacheConfig",
     "SharedMemoryCacheConfig",
     "VineyardCacheConfig",
     "numpy_view",

@@ -1,4 +1,4 @@
-"""`vllm kvstore serve`: the shared KV store."""
+"""`vllm kvstore serve|gc|stat|verify`: the shared KV store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from vllm.entrypoints.cli.main import dispatch
 
 COMMANDS = {
     "serve": "the daemon that keeps KVs in shared memory",
+    "gc": "delete files that nobody needs",
+    "stat": "how much a folder or a daemon holds",
+    "verify": "read every file and check it",
 }
 
 

@@ -20,7 +20,13 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from vllm.kv.lineage import Key
-from vllm.kvstore import FileCacheConfig, KVCache, KVStoreError, SharedMemoryCacheConfig
+from vllm.kvstore import (
+    FileCacheConfig,
+    KVCache,
+    KVStoreError,
+    ObjectCacheConfig,
+    SharedMemoryCacheConfig,
+)
 from vllm.kvstore.config import CacheConfig
 
 FOREVER = 1 << 40  # blocks; a daemon's own size is what bounds it
@@ -51,6 +57,8 @@ class SharedTier:
             if isinstance(error, ValueError):
                 raise
             raise OSError(str(error)) from error
+        except ValueError as error:
+            raise ValueError(f"shared_cache: {error}") from error
 
     def contains(self, keys: list[Key]) -> list[bool]:
         return self._cache.contains(keys)
@@ -84,4 +92,4 @@ def _config(url: str, quota: int) -> CacheConfig:
         if parts.scheme == "shm":
             return SharedMemoryCacheConfig(path, verify=True, lazy=True, sync_interval=1)
         return FileCacheConfig(chunk_size=1, root=path, quota=quota, gc_interval=0, ttl=math.inf)
-    raise ValueError(f"shared_cache: no store is known for {url!r}")
+    return ObjectCacheConfig(url, chunk_size=1)
