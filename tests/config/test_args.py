@@ -214,6 +214,15 @@ REFUSED_VALUES: dict[str, Any] = {
     "worker_cls": "a.B",
     "worker_extension_cls": "a.B",
     "scheduler_cls": "a.B",
+    "enable_prompt_embeds": True,
+    "hf_token": "x",
+    "structured_outputs_config": {"backend": "outlines"},
+    "model_loader_extra_config": {"a": 1},
+    "collect_detailed_traces": "all",
+    "kv_cache_dtype_skip_layers": ["0"],
+    "stream_interval": 2,
+    "max_num_partial_prefills": 2,
+    "max_long_partial_prefills": 2,
 }
 IDLE_VALUES: dict[str, Any] = {
     "max_lora_rank": 8,
@@ -222,6 +231,21 @@ IDLE_VALUES: dict[str, Any] = {
     "async_scheduling": True,
     "disable_custom_all_reduce": True,
     "compilation_config": {"level": 3},
+    "optimization_level": 3,
+    "cudagraph_capture_sizes": [1, 2],
+    "attention_backend": "FLASH_ATTN",
+    "disable_cascade_attn": True,
+    "disable_hybrid_kv_cache_manager": True,
+    "distributed_executor_backend": "mp",
+    "prefix_caching_hash_algo": "sha256",
+    "kv_offloading_backend": "native",
+    "logprobs_mode": "raw_logprobs",
+    "config_format": "hf",
+    "code_revision": "x",
+    "allowed_local_media_path": "/",
+    "allowed_media_domains": ["a.b"],
+    "use_tqdm_on_load": False,
+    "show_hidden_metrics_for_version": "0.32",
 }
 
 
@@ -232,6 +256,26 @@ def test_what_is_not_implemented_is_refused_by_name(name: str) -> None:
         EngineArgs(**{name: REFUSED_VALUES[name]}).create_engine_config()
     parsed = parse(*as_flags({name: REFUSED_VALUES[name]}))
     assert getattr(parsed, name) == REFUSED_VALUES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("distributed_executor_backend", "ray"),
+        ("prefix_caching_hash_algo", "xxhash"),
+        ("kv_offloading_backend", "lmcache"),
+        ("logprobs_mode", "processed_logits"),
+    ],
+)
+def test_of_some_one_value_is_accepted(name: str, value: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be one of"):
+        EngineArgs(**{name: value}).create_engine_config()
+
+
+def test_short_forms_and_sizes() -> None:
+    args = parse(*"-tp 1 -pp 1 -dp 1 -O3 -cc.level 2 -q awq --max-model-len 1k".split())
+    assert (args.optimization_level, args.compilation_config) == (3, {"level": 2})
+    assert (args.quantization, args.max_model_len) == ("awq", 1000)
 
 
 def test_what_asks_for_nothing_is_accepted() -> None:

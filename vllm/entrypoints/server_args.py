@@ -94,6 +94,19 @@ class ServerArgs:
     max_log_len: int | None = flag(
         None, "Frontend", "Most prompt characters and token ids that such a line shows."
     )
+    api_server_count: int = flag(
+        1, "Refused", "One process answers HTTP; start several servers.", short="-asc"
+    )
+    trust_request_chat_template: bool = flag(
+        False, "Refused", "Chat templates of requests are never run."
+    )
+    disable_log_requests: bool = flag(False, "No effect", "Requests are logged when asked for.")
+    enable_prompt_tokens_details: bool = flag(
+        False, "No effect", "Usage always tells the cached tokens."
+    )
+    chat_template_content_format: str = flag(
+        "auto", "No effect", "Templates get contents as text.", choices=("auto", "string")
+    )
     otlp_traces_endpoint: str | None = flag(
         None, "Frontend", "OpenTelemetry collector to send a span a request to."
     )
@@ -109,6 +122,9 @@ class ServerArgs:
     def __post_init__(self) -> None:
         for name in ("allowed_origins", "allowed_methods", "allowed_headers"):
             setattr(self, name, _listed(name, getattr(self, name)))
+        for f in fields(self):
+            if f.metadata["group"] == "Refused" and getattr(self, f.name) != f.default:
+                raise ValueError(f"{f.name}: {f.metadata['help']}")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be between 0 and 65535, not {self.port}")
         if self.ssl_cert_reqs not in (0, 1, 2):
