@@ -322,6 +322,8 @@ def test_keys_behind_dots_that_cannot_be(
         ({"enable_multi_tier_prefix_caching": True, "enable_prefix_caching": False}, "needs"),
         ({"enable_prefix_aware_scheduling": True, "enable_prefix_caching": False}, "needs"),
         ({"disk_cache_dir": "x"}, "disk_cache_dir needs"),
+        ({"num_cpu_blocks_override": 9}, "num_cpu_blocks_override needs"),
+        ({"min_load_tokens": 9}, "min_load_tokens needs"),
         ({"scheduler_window_size": 0}, "scheduler_window_size"),
         ({"swap_space": -1.0}, "swap_space"),
         ({"num_cpu_blocks_override": 0}, "num_cpu_blocks_override"),

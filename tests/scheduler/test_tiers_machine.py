@@ -121,6 +121,37 @@ def test_an_end_that_does_not_come_in_time(ended):
     assert drive.kv.reset()
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_nobody_waits_for_more_than_that_many_younger(window):
+    """Also where what is cached lies in tiers that fail, and loads end in any order."""
+    for seed in range(12):
+        rng = random.Random(seed)
+        drive = TieredDrive(
+            rng, 30, 20, True, blocks=20, size=2, seqs=2, budget=40, window=window, swap=seed % 2
+        )
+        scheduler, overtakers = drive.scheduler, {}
+        for _ in range(60):
+            op = rng.random()
+            if op < 0.5:
+                drive.add(some_prompt(rng, 20), max_tokens=rng.randint(1, 4))
+            elif op < 0.6:
+                rng.choice(drive.tiers).reads.extend(rng.choices(["ok", "os"], k=2))
+            elif op < 0.65 and scheduler.running:
+                scheduler._preempt(rng.choice(scheduler.running))
+            before = list(scheduler.waiting)
+            if scheduler.has_work:
+                drive.step()
+            for i, young in enumerate(before):
+                for old in before[:i] if young not in scheduler.waiting else ():
+                    if old in scheduler.waiting:
+                        overtakers.setdefault(old, set()).add(young)
+        assert all(len(younger) <= window - 1 for younger in overtakers.values())
+        while scheduler.has_work:
+            drive.step()
+        drive.settle()
+        drive.verify()
+
+
 @pytest.mark.parametrize("tens", range(4))
 def test_random_lives_with_ends_that_are_loaded_meanwhile(tens):
     for seed in range(10 * tens, 10 * tens + 10):

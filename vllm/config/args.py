@@ -474,8 +474,9 @@ class EngineArgs(CompressionArgs, Refused):
         asked = self.enable_multi_tier_prefix_caching or self.kv_offloading_size is not None
         self._check_shared()
         if not asked and self.shared_cache is None:
-            if self.disk_cache_dir is not None:
-                raise ValueError("disk_cache_dir needs enable_multi_tier_prefix_caching")
+            for name in ("disk_cache_dir", "num_cpu_blocks_override", "min_load_tokens"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name} needs enable_multi_tier_prefix_caching")
             return None
         if not self.enable_prefix_caching:
             raise ValueError(

@@ -349,6 +349,11 @@ class KVManager:
 
     # ---- both at once -------------------------------------------------------------------------
 
+    @property
+    def meeting(self) -> bool:
+        """Whether any sequence does that."""
+        return self._meetings is not None and len(self._meetings) > 0
+
     def front(self, seq: int, computed: int) -> int | None:
         """At most how many tokens to compute next; None: any number."""
         return None if self._meetings is None else self._meetings.front(seq, computed)

@@ -38,6 +38,9 @@ class Meetings:
         self._size = block_size
         self._meetings: dict[int, Meeting] = {}
 
+    def __len__(self) -> int:
+        return len(self._meetings)
+
     def arrange(self, seq: int, begin: int, hits: Sequence[Hit]) -> None:
         """Load these, which follow `begin` tokens, for a sequence that computes what is before."""
         held = self._tiers.bring((hit.key for hit in hits), self._pool.available)

@@ -12,7 +12,7 @@ is left of the budget goes to prompts, oldest first. Cached tokens are not compu
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.manager import KVManager
 from vllm.observe.prefix_metrics import PrefixMetrics
-from vllm.scheduler import stop, window
+from vllm.scheduler import prompts, stop, window
 from vllm.scheduler.compression import Compression
 from vllm.scheduler.order import ORDERS
 from vllm.scheduler.sequence import Sequence
@@ -288,9 +288,8 @@ class Scheduler:
     def _share(self, sequence: Sequence, budget: int) -> int:
         """How many of its tokens the sequence may compute this step."""
         count = min(sequence.until, budget)
-        front = self.kv.front(sequence.number, sequence.computed)
-        if front is not None:
-            count = min(count, front)
+        if self.kv.meeting:
+            count = min(count, self.kv.front(sequence.number, sequence.computed) or count)
         if not self._config.enable_chunked_prefill:
             return count if count == sequence.until else 0
         limit = self._config.long_prefill_token_threshold
@@ -440,24 +439,16 @@ class Scheduler:
             sequence.applied = 0
         if sequence.cached >= 0:
             return
-        sequence.cached = sequence.counted = cached
-        sequence.cached_by_source = self.kv.sources(sequence.number)
         sequence.scheduled = now
+        prompts.started(self._stats, sequence, cached, self.kv.sources(sequence.number))
         if sequence.index == 0 and self.prefix_metrics is not None:
             keys = self.kv.prompt_keys(sequence.number, sequence.prompt_len)
             found = cached // self.kv.spec.block_size
             self.prefix_metrics.admitted(sequence.request, cached, keys, found, now)
-        if sequence.index == 0 and not sequence.request.params.skip_reading_prefix_cache:
-            self._stats.prefix_requests += 1
-            self._stats.prefix_queries += len(sequence.tokens)
-            slower = dict(self.kv.sources(sequence.number))
-            self._stats.prefix_hits += slower.pop("device", 0)
-            for tier, tokens in slower.items():
-                self._stats.tier_hits[tier] = self._stats.tier_hits.get(tier, 0) + tokens
 
     def _meet(self) -> None:
         """Sequences whose next blocks have been loaded behind them start again, further on."""
-        for sequence in self.running[:]:
+        for sequence in self.running[:] if self.kv.meeting else ():
             saved = self.kv.met(sequence.number, sequence.computed)
             if saved is None:
                 continue
@@ -466,19 +457,7 @@ class Scheduler:
             self._forget.append(sequence.number)
             self._arrived.append(sequence)
             if sequence.preemptions == 0:
-                self._count_saved(sequence, saved)
-
-    def _count_saved(self, sequence: Sequence, saved: Mapping[str, int]) -> None:
-        """So many tokens of the prompt, by tier, were found after it had started."""
-        sequence.cached += sum(saved.values())
-        sequence.counted += sum(saved.values())
-        own = sequence.cached_by_source
-        for tier, tokens in saved.items():
-            own[tier] = own.get(tier, 0) + tokens
-            if sequence.index == 0 and tier == "device":
-                self._stats.prefix_hits += tokens
-            elif sequence.index == 0:
-                self._stats.tier_hits[tier] = self._stats.tier_hits.get(tier, 0) + tokens
+                prompts.saved(self._stats, sequence, saved)
 
     def _take_arrivals(self) -> None:
         """Loads that ended: their sequences start, or queue again where one failed."""
@@ -523,8 +502,7 @@ class Scheduler:
             before = sequence.computed
             sequence.computed += int(plan.counts[row])
             self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
-            if sequence.index == 0:
-                self._count_prompt(sequence)
+            prompts.computed(self._stats, sequence)
             if sequence.forks and sequence.computed >= sequence.prompt_len:
                 self._start_forks(sequence)
             output = SequenceOutput(sequence.request.request_id, sequence.index, [])
@@ -553,13 +531,6 @@ class Scheduler:
                 self._stats.compressions += 1
                 gone = self._compression.settle(running[order.seq], order, lengths)
                 self._stats.dropped_kvs += gone
-
-    def _count_prompt(self, sequence: Sequence) -> None:
-        """Each prompt token once, though a preempted prompt is computed again."""
-        known = min(sequence.computed, sequence.prompt_len)
-        if known > sequence.counted:
-            self._stats.computed_prompt_tokens += known - sequence.counted
-            sequence.counted = known
 
     def _append(
         self, sequence: Sequence, output: SequenceOutput, result: StepResult, at: int
