@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +110,24 @@ def test_curve(capsys: pytest.CaptureFixture[str], path: str, trace: Trace) -> N
         assert row["lru_hits"] <= row["optimal_hits"]
     every = rows(capsys, "curve", "--trace", path, "--all")
     assert [row["capacity"] for row in every] == list(range(1, trace.universe + 1))
+
+
+def test_curve_draws(capsys: pytest.CaptureFixture[str], path: str, tmp_path: Path) -> None:
+    for more in (["--points", "5"], ["--all"]):
+        called(capsys, "curve", "--trace", path, "--plot", str(tmp_path / "a.b"), *more)
+        assert (tmp_path / "a.b.png").read_bytes()[:4] == b"\x89PNG"
+        assert "prefix semantics" in (tmp_path / "a.b.svg").read_text()
+
+
+def test_what_is_not_installed_is_named(path: str) -> None:
+    code = (
+        "import sys; sys.modules['numba'] = None\n"
+        "from vllm.entrypoints.cli.main import main; main(sys.argv[1:])"
+    )
+    words = [sys.executable, "-c", code, "lab", "curve", "--trace", path]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "needs numba: pip install 'vllm[lab]'" in done.stderr
 
 
 def test_bad_lines_are_told_on_stderr_and_counted(

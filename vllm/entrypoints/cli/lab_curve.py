@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
@@ -30,6 +31,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--points", type=positive, default=24, help="How many capacities to show.")
     parser.add_argument(
         "--all", action="store_true", help="Every capacity; the optimum is left out."
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="STEM", help="Draw it too, as STEM.png and STEM.svg."
     )
     return run(parser, words, _curve)
 
@@ -64,5 +68,13 @@ def _curve(args: argparse.Namespace) -> None:
             best = int(replay(seen, OPTIMAL, capacity).hits.sum(dtype="int64"))
             row |= {"optimal_hits": best, "optimal_hit_rate": best / accesses}
         rows.append(row)
+    if args.plot:
+        from vllm.prefixlab.plots import capacities, save
+
+        best = [(r["capacity"], r["optimal_hit_rate"]) for r in rows if "optimal_hits" in r]
+        lines = {"lru": [(r["capacity"], r["lru_hit_rate"]) for r in rows], "optimal": best}
+        title = f"{trace.name}, {args.semantics} semantics"
+        drawn = capacities({k: v for k, v in lines.items() if v}, int(hits[-1]) / accesses, title)
+        save(drawn, args.plot)
     ceiling = f"ceiling {int(hits[-1]) / accesses:.4f}: {int(hits[-1]):,} hits, nothing evicted"
     show(args, rows, f"{trace.name}: LRU at every capacity, {args.semantics} semantics", ceiling)
