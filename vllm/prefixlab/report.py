@@ -20,6 +20,7 @@ from vllm.prefixlab.misses import CAUSES, misses
 from vllm.prefixlab.optimal import OPTIMAL
 from vllm.prefixlab.replay import replay
 from vllm.prefixlab.reuse import LINEAR, PARTS, cdf, reuse_of, summary
+from vllm.prefixlab.rows import folded, heading, text
 from vllm.prefixlab.trace import Trace
 from vllm.prefixlab.view import Outcome, View, groups, view
 
@@ -95,24 +96,14 @@ def _spread(seen: View) -> list[int]:
 def _table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "<p>None.</p>"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    same = [n for n in names if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
-    said = ", ".join(f"{n.replace('_', ' ')} {_text(rows[0].get(n))}" for n in same)
-    head = "".join(f"<th>{html.escape(n.replace('_', ' '))}" for n in names if n not in same)
+    names, said = folded(rows)
+    head = "".join(f"<th>{html.escape(heading(name))}" for name in names)
     body = "".join(
-        "<tr>" + "".join(f"<td>{_text(row.get(n))}" for n in names if n not in same) + "\n"
+        "<tr>" + "".join(f"<td>{html.escape(text(row.get(name)))}" for name in names) + "\n"
         for row in rows
     )
-    caption = f"<caption>{said}</caption>" if said else ""
+    caption = f"<caption>{html.escape(said)}</caption>" if said else ""
     return f'<div class="wide"><table>{caption}\n<tr>{head}\n{body}</table></div>'
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) <= 1 else f"{value:,.1f}"
-    return f"{value:,}" if isinstance(value, int) else html.escape(str(value))
 
 
 def _facts(trace: Trace, seen: View) -> str:

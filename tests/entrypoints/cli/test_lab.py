@@ -278,3 +278,12 @@ def test_report_is_one_page_that_loads_nothing(
     again = tmp_path / "again.html"
     called(capsys, *words[:3], "--output", str(again), *words[5:], "--semantics", "engine")
     assert again.read_text() == page, "the same trace is the same page"
+
+
+def test_names_are_no_markup(
+    capsys: pytest.CaptureFixture[str], trace: Trace, tmp_path: Path
+) -> None:
+    named = replace(trace, workloads=("[bold]chat", "[/]qa"))
+    write(named, tmp_path / "t.jsonl", "lab")
+    told = called(capsys, "mixed", "--trace", str(tmp_path / "t.jsonl"), "--policy", "lru")
+    assert "[bold]chat" in told and "[/]qa" in told

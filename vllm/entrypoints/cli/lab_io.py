@@ -14,7 +14,6 @@ from vllm.config.flags import FlexibleArgumentParser
 T = TypeVar("T")
 SEMANTICS = ("flat", "prefix", "engine")
 MAX_TOLD = 20  # bad lines
-FOLDED = "semantics source policy capacity requests accesses".split()
 PIPE_WIDTH = 160  # characters, where there is no terminal to ask
 
 
@@ -123,43 +122,30 @@ def show(
 
 
 def table(rows: Sequence[dict[str, Any]], title: str, note: str = "") -> None:
-    """What is the same in all rows, of FOLDED, is said once, below the title."""
+    """What is the same in all rows is said once, below the title."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    same = [n for n in FOLDED if len(rows) > 1 and len({str(row.get(n)) for row in rows}) == 1]
-    same = [n for n in same if n in rows[0]]
+    from vllm.prefixlab.rows import folded, heading, text
+
+    names, said = folded(rows)
     drawn = Table(box=SIMPLE_HEAD)
     for name in names:
-        if name not in same:
-            left = any(isinstance(row.get(name), str) for row in rows)
-            heading = Text(name.replace("_", " "))
-            drawn.add_column(heading, justify="left" if left else "right", no_wrap=True)
+        left = any(isinstance(row.get(name), str) for row in rows)
+        drawn.add_column(Text(heading(name)), justify="left" if left else "right", no_wrap=True)
     for row in rows:  # as Text: what a trace says is no markup
-        drawn.add_row(*(Text(_shown(row.get(name))) for name in names if name not in same))
+        drawn.add_row(*(Text(text(row.get(name))) for name in names))
     console = Console(
         highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_WIDTH
     )
-    said = ", ".join(f"{n.replace('_', ' ')} {_shown(rows[0][n])}" for n in same)
     for line in (title, said):
         if line:
             console.print(line, soft_wrap=True)
     console.print(drawn)
     if note:
         console.print(note + "\n", soft_wrap=True)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) <= 1 else f"{value:,.1f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value)
 
 
 def progress(args: argparse.Namespace, items: Sequence[T], what: str) -> Iterable[T]:
