@@ -52,10 +52,12 @@ async def _real(
     data: Path | None,
 ) -> dict[str, Any]:
     async with serving(flags(engine)) as served:
-        model = Recorder(OpenAIModel(f"{served.url}/v1"), progress)
+        client = OpenAIModel(f"{served.url}/v1")
+        model = Recorder(client, progress)
         start = time.perf_counter()
         await program(model, seed, scale, **_given(data))
         duration = time.perf_counter() - start
+        await client.close()
         seen = await served.metrics()
         peak = served.peak_memory()
     cached = {t: seen.get(f"vllm:prompt_tokens_cached_by_source_total:{t}", 0.0) for t in TIERS}

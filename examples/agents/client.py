@@ -88,6 +88,10 @@ class OpenAIModel:
         )
         self._model = model
 
+    async def close(self) -> None:
+        """Its connections, before the event loop ends."""
+        await self._client.close()
+
     async def name(self) -> str:
         """The model that is asked: the one given, else the first that the server lists."""
         if self._model is None:
