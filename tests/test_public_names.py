@@ -29,7 +29,13 @@ NAMES = [
 ]
 
 DOORS = {
-    "vllm.sampling_params": ["SamplingParams", "RequestOutputKind"],
+    "vllm.sampling_params": [
+        "SamplingParams",
+        "RequestOutputKind",
+        "BeamSearchParams",
+        "StructuredOutputsParams",
+    ],
+    "vllm.v1.metrics.reader": ["Counter", "Gauge", "Histogram", "Metric", "Vector"],
     "vllm.outputs": ["RequestOutput", "CompletionOutput", "RequestStateStats"],
     "vllm.logprobs": ["Logprob"],
     "vllm.exceptions": ["VLLMValidationError"],

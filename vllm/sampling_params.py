@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 GREEDY_BELOW = 1e-5
 MIN_TEMPERATURE = 0.01
 MAX_N = int(os.environ.get("VLLM_MAX_N_SEQUENCES", "64"))
+MAX_EXTRA_BYTES = 64 << 10
 MAX_STOP_STRINGS, MAX_STOP_LENGTH = 16, 256
 MAX_LOGIT_BIAS = MAX_BAD_WORDS = 1024
 INT64 = 2**63 - 1  # what a message to the engine core can hold
@@ -244,12 +245,18 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
         try:
             if not isinstance(self.extra_args, dict):
                 raise TypeError("not a dict")
-            msgspec.msgpack.encode(self.extra_args)
+            size = len(msgspec.msgpack.encode(self.extra_args))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise VLLMValidationError(
                 f"extra_args must be a dict of plain values, with integers of 64 bits: {error}",
                 parameter="extra_args",
             ) from error
+        if size > MAX_EXTRA_BYTES:
+            raise VLLMValidationError(
+                f"extra_args may have at most {MAX_EXTRA_BYTES} bytes",
+                parameter="extra_args",
+                value=size,
+            )
 
     def verify_for(self, vocab_size: int, max_logprobs: int) -> None:
         """Check what depends on the model: token ids in the vocabulary, the server's logprob limit.

@@ -187,11 +187,41 @@ async def test_a_role_that_the_template_refuses(
     assert engine.asked == []
 
 
+async def test_a_developer_is_the_system_where_a_template_knows_no_other(
+    connect: Any, make_engine: MakeEngine
+) -> None:
+    template = (
+        "{% for m in messages %}{% if m.role not in ['system', 'user'] %}"
+        "{{ raise_exception('no ' ~ m.role) }}{% endif %}"
+        "<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    )
+    engine = make_engine(chat_template=template)
+    user = {"role": "user", "content": "code"}
+    body = {"messages": [{"role": "developer", "content": "Be brief."}, user], "max_tokens": 1}
+    answer = await connect(engine).post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200
+    assert prompt_of(engine) == "<|system|>Be brief.<|user|>code"
+    body["messages"] = [{"role": "tool", "content": "x"}, user]
+    answer = await connect(engine).post("/v1/chat/completions", json=body)
+    assert "no tool" in answer.json()["error"]["message"]
+
+
 async def test_template_kwargs_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:
     template = "{{ messages[0]['content'] }}{% if brief %} 4821{% endif %}"
     engine = make_engine(chat_template=template)
     await chat(connect(engine), chat_template_kwargs={"brief": True})
     assert prompt_of(engine).endswith("4821")
+
+
+async def test_documents_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:
+    engine = make_engine(chat_template="{{ documents[0].text }}{{ messages[0].content }}")
+    body = {
+        "messages": [{"role": "user", "content": " code"}],
+        "documents": [{"title": "a", "text": "The"}],
+        "max_tokens": 2,
+    }
+    answer = (await connect(engine).post("/v1/chat/completions", json=body)).json()
+    assert answer["choices"][0]["message"]["content"] == "The code"
 
 
 async def test_token_ids_and_prompt_logprobs(client: httpx.AsyncClient, engine: FakeEngine) -> None:

@@ -23,6 +23,13 @@ async def complete(client: httpx.AsyncClient, **body: Any) -> Any:
     return events(response.text) if body.get("stream") else response.json()
 
 
+async def test_xargs_are_extra_args(client: httpx.AsyncClient, engine: FakeEngine) -> None:
+    given = {"a": 1, "b": "x", "c": [1, 2.5, "y"]}
+    body = {"prompt": "The code", "max_tokens": 1, "vllm_xargs": given}
+    assert (await client.post("/v1/completions", json=body)).status_code == 200
+    assert engine.asked[0].params.extra_args == given
+
+
 async def test_an_answer_has_openais_shape(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     answer = await complete(client, model="demo", prompt=PROMPT, max_tokens=4)
     assert answer["id"].startswith("cmpl-")

@@ -80,6 +80,9 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str | None]] = [
     # not implemented
     ({"suffix": "end"}, "suffix"),
     ({"best_of": 2}, "best_of"),
+    ({"vllm_xargs": {"a": {"b": 1}}}, "vllm_xargs.a"),
+    ({"vllm_xargs": dict.fromkeys(map(str, range(65)), 1)}, "vllm_xargs"),
+    ({"vllm_xargs": {"a": "x" * 70_000}}, "extra_args"),
     ({"use_beam_search": True, "n": 11}, "beam_width"),
     ({"use_beam_search": True, "stream": True}, "stream"),
     ({"use_beam_search": True, "stop": "a"}, "stop"),

@@ -99,17 +99,28 @@ def render(
     continue_final_message: bool,
     tools: list[dict[str, Any]] | None,
     kwargs: dict[str, Scalar] | None,
+    documents: list[dict[str, Any]] | None = None,
 ) -> str:
     """The prompt's text. Raises VLLMValidationError."""
     check_kwargs(kwargs)
     more: dict[str, Any] = dict(kwargs or {})
-    return server.tokenizer().render_chat(
-        [message.plain(f"messages.{i}") for i, message in enumerate(messages)],
-        add_generation_prompt=add_generation_prompt,
-        continue_final_message=continue_final_message,
-        tools=tools,
-        **more,
-    )
+    if documents:
+        more["documents"] = documents
+    plain = [message.plain(f"messages.{i}") for i, message in enumerate(messages)]
+    more |= {
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": continue_final_message,
+        "tools": tools,
+    }
+    tokenizer = server.tokenizer()
+    try:
+        return tokenizer.render_chat(plain, **more)
+    except VLLMValidationError:
+        # A developer is who was called system before; many templates know only that word.
+        older = [m | {"role": "system"} if m["role"] == "developer" else m for m in plain]
+        if older == plain:
+            raise
+        return tokenizer.render_chat(older, **more)
 
 
 def check_kwargs(kwargs: dict[str, Scalar] | None) -> None:

@@ -22,6 +22,9 @@ MAX_PROMPTS = int(os.environ.get("VLLM_MAX_COMPLETION_PROMPTS", "2048"))
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 
+MAX_XARGS = 64
+Xarg = str | int | float | list[str | int | float]
+
 # Fields that are passed on by their own name; None means that the client gave none.
 _SAMPLING = (
     "temperature",
@@ -59,7 +62,6 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "logits_processors": (),
     "prompt_embeds": (),
     "kv_transfer_params": (),
-    "vllm_xargs": (),
     "thinking_token_budget": (),
     "repetition_detection": (),
     "logprob_token_ids": (),
@@ -164,6 +166,7 @@ class GenerationBody(CompressionFields, Body):
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     user: str | None = None
+    vllm_xargs: Annotated[dict[str, Xarg], Field(max_length=MAX_XARGS)] | None = None
     use_beam_search: bool = False
     length_penalty: float | None = None
     response_format: ResponseFormat | None = None
@@ -228,6 +231,8 @@ class GenerationBody(CompressionFields, Body):
         ):
             # Several greedy outputs would be equal, so asking for them is asking for sampling.
             chosen["temperature"] = 1.0
+        if self.vllm_xargs:
+            chosen["extra_args"] = self.vllm_xargs
         wish = self.structure()
         if wish is not None:
             chosen["structured_outputs"] = wish

@@ -25,7 +25,6 @@ class ChatBody(GenerationBody):
         "functions": (),
         "function_call": ("none",),
         "chat_template": (),
-        "documents": (),
         "modalities": (["text"],),
         "audio": (),
         "web_search_options": (),
@@ -43,6 +42,7 @@ class ChatBody(GenerationBody):
     continue_final_message: bool = False
     add_special_tokens: bool = False  # templates write them
     chat_template_kwargs: dict[str, Scalar] | None = None
+    documents: Annotated[list[dict[str, Any]], Field(max_length=1024)] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
@@ -112,6 +112,7 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         tools=body.tools,
+        documents=body.documents,
         kwargs=body.chat_template_kwargs,
     )
     text = rendered(body.messages)
