@@ -287,3 +287,19 @@ def test_names_are_no_markup(
     write(named, tmp_path / "t.jsonl", "lab")
     told = called(capsys, "mixed", "--trace", str(tmp_path / "t.jsonl"), "--policy", "lru")
     assert "[bold]chat" in told and "[/]qa" in told
+
+
+def test_what_the_simulated_engine_reused_is_what_the_laboratory_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Requests far enough apart that none waits for another, and memory for all of them."""
+    words = ("--workloads", "qa", "chat_multi", "--block-sizes", "16", "--conversations", "12")
+    called(capsys, "collect", "--out", str(tmp_path), *words, "--rate", "0.05", "--think", "60")
+    for workload in ("qa", "chat_multi"):
+        prefix = tmp_path / f"prefix_{workload}_b16"
+        measured = rows(capsys, "summarize", "--trace", str(prefix))
+        engine = ("--semantics", "engine", "--policy", "lru", "--capacity", "100000")
+        (told,) = rows(capsys, "simulate", "--trace", str(prefix), *engine)
+        ceiling = next(row for row in measured if row["part"] == "ceiling")
+        assert told["token_hit_rate"] == pytest.approx(ceiling["token_hit_rate"], abs=1e-12)
+        assert told["token_hit_rate"] > 0.3
