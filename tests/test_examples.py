@@ -27,6 +27,13 @@ def test_offline() -> None:
     assert "Asked again: 0 of" not in said
 
 
+def test_compression() -> None:
+    lines = run("compression.py").splitlines()
+    assert "1.0 times fewer KVs: 4821" in lines[0]
+    ratios = [float(line.split()[0]) for line in lines[:4]]
+    assert ratios == sorted(ratios) and ratios[3] > 4
+
+
 def test_async_stream() -> None:
     assert len(run("async_stream.py").splitlines()) == 4
 
@@ -41,6 +48,7 @@ def test_openai_client() -> None:
 
 def test_every_example_is_run_here() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
-    missing = [p.name for p in EXAMPLES.glob("*.py") if f'"{p.name}"' not in source]
+    files = [p.name for p in EXAMPLES.glob("*.py") if p.name != "__init__.py"]
+    missing = [name for name in files if f'"{name}"' not in source]
     if missing:
         pytest.fail(f"examples that no test runs: {missing}")

@@ -177,6 +177,41 @@ def test_bad_input_is_a_4xx_in_the_envelope(
     assert httpx.get(f"{server.url}/health").status_code == 200
 
 
+def test_compression_through_the_whole_server() -> None:
+    server = Server("--enable-kvc", "--block-size", "8")
+    try:
+        facts = " ".join(f"The train number {i} waits near the old mill." for i in range(30))
+        messages: Any = [
+            {"role": "system", "content": "The code of amber-fox is 4821."},
+            {"role": "user", "content": f"{facts} {QUESTION}"},
+        ]
+        wish = {
+            "protected_messages": "system",
+            "protected_window_size": 24,
+            "max_cache_tokens": 64,
+        }
+        client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
+
+        def ask(wish: dict[str, Any]) -> Any:
+            return client.chat.completions.create(
+                model="demo", messages=messages, temperature=0, max_tokens=12, extra_body=wish
+            )
+
+        answer = ask(wish)
+        assert "4821" in answer.choices[0].message.content
+        kvs = answer.usage.model_dump()["kv_compression"]
+        assert kvs["times_compressed"] == 1 and kvs["ratio"] > 2.5
+        assert server.metric("kv_compressions_total") == 1
+        assert server.metric("kv_compression_dropped_kvs_total") == (
+            kvs["logical_kvs"] - kvs["kept_kvs"]
+        )
+        with pytest.raises(BadRequestError, match="max_cache_tokens") as caught:
+            ask(wish | {"max_cache_tokens": 20})
+        assert caught.value.param == "protected_window_size"
+    finally:
+        server.stop()
+
+
 def test_sigterm_lets_running_requests_finish() -> None:
     server = Server("--shutdown-timeout", "60")
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)

@@ -77,6 +77,18 @@ def test_a_prompt_too_long_loses_its_middle(data: Path) -> None:
     assert 256 - 32 - 8 <= line["prompt_tokens"] <= 256 - 32
 
 
+def test_a_rate_is_what_is_kept(data: Path) -> None:
+    words = "--compression-rate 2 --min-cache-tokens 32 --protected-window-size 16"
+    (path,) = run(data, *words.split(), "--batch-size", "4")
+    assert path.name == "hotpotqa-2x_w32_L2.jsonl"
+    rows = resume.read(path)
+    for line in rows:
+        most = run_longbench.kept_tokens(line["prompt_tokens"], 2, 32)
+        assert line["kept_kvs"] <= line["logical_kvs"] <= 16 * (line["prompt_tokens"] + 32)
+        assert line["kept_kvs"] <= 16 * (most + 32)
+    assert rows[-1]["kept_kvs"] < rows[-1]["logical_kvs"] and scoring.scored(path)["ratio"] > 1
+
+
 def test_one_row_writes_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(data, "--test-row", "2") == []
     assert "4821" in capsys.readouterr().out

@@ -108,6 +108,17 @@ def test_a_run_is_resumed_and_reported(tmp_path: Path, monkeypatch: pytest.Monke
         assert (folder / f"ruler.{kind}").stat().st_size > 5000
 
 
+def test_rates_and_metrics_are_cells(tmp_path: Path) -> None:
+    words = "--compression-rates 1 4 --compression-metrics kvc recency --tasks niah_single_2"
+    args = run_ruler.make_parser().parse_args(words_of(tmp_path, *words.split()))
+    records = run_ruler.evaluate(run_ruler.run(args))
+    found = {(r["metric"], r["rate"]): r for r in records}
+    assert set(found) == {("full", 1.0), ("kvc", 4.0), ("recency", 4.0)}
+    assert found["full", 1.0]["ratio"] == 1
+    assert 2.5 < found["kvc", 4.0]["ratio"] < 4
+    assert found["full", 1.0]["found"] >= found["recency", 4.0]["found"]
+
+
 def test_refused(tmp_path: Path) -> None:
     for words in (["--compression-rates", "0.5"], ["--samples", "0"], ["--batch-size", "0"]):
         args = run_ruler.make_parser().parse_args(words_of(tmp_path, *words))

@@ -85,6 +85,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"reference_token_ids": [-1]}, "reference_token_ids.0"),
     ({"reference_token_ids": [1], "n": 2, "temperature": 1}, "reference_token_ids"),
     ({"sinks": 4, "use_beam_search": True}, "sinks"),
+    ({"compress_once": False, "use_beam_search": True}, "compress_once"),
 ]
 
 
@@ -113,6 +114,13 @@ async def test_a_server_without_kvc_says_so(
         message = answer.json()["error"]["message"]
         assert f"{name} needs an engine with --enable-kvc" in message
     assert not engine.asked
+
+
+async def test_protected_messages_need_kvc_by_their_own_name(client: httpx.AsyncClient) -> None:
+    for which in ("system", []):
+        answer = await client.post(CHAT, json=BODIES[CHAT] | {"protected_messages": which})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "protected_messages"
 
 
 async def test_minus_one_asks_for_nothing(client: httpx.AsyncClient) -> None:

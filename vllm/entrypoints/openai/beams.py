@@ -28,10 +28,11 @@ def check_beams(body: GenerationBody) -> None:
                 "length_penalty needs use_beam_search", parameter="length_penalty"
             )
         return
-    refused = ("stream", "stop", "prompt_logprobs", "logit_bias", "min_tokens", "min_p", *PASSED_ON)
-    for name in refused:
-        if getattr(body, name, None):
-            raise VLLMValidationError(f"beam search does not take {name}", parameter=name)
+    refused = ("stream", "stop", "prompt_logprobs", "logit_bias", "min_tokens", "min_p")
+    given = [name for name in refused if getattr(body, name)]
+    given += [name for name in PASSED_ON if getattr(body, name, None) is not None]
+    if given:
+        raise VLLMValidationError(f"beam search does not take {given[0]}", parameter=given[0])
     if body.structure() is not None:
         raise VLLMValidationError(
             "beam search does not take structured outputs", parameter="use_beam_search"

@@ -58,6 +58,11 @@ class ChatBody(GenerationBody):
                 "continue_final_message needs add_generation_prompt false",
                 parameter="continue_final_message",
             )
+        if self.protected_messages is not None and config.compression is None:
+            raise VLLMValidationError(
+                "protected_messages needs an engine with --enable-kvc",
+                parameter="protected_messages",
+            )
         if self.protected_messages is not None and self.truncate_prompt_tokens is not None:
             raise VLLMValidationError(
                 "protected_messages and truncate_prompt_tokens exclude each other",
