@@ -1,6 +1,6 @@
 """What the tiers cost and what they are worth, in one run, the contenders in turn.
 
-python -m benchmarks.tiers [--rounds 5] [--json results/tiers.json]
+python -m benchmarks.tiers [--rounds 5] [--only multi-turn] [--json results/tiers.json]
 
 copies       mover and host tier against a plain memcpy of the same bytes on as many threads
 multi-turn   sessions whose KVs fit into device + host but not into the device: against an
@@ -38,6 +38,17 @@ from vllm.sampling_params import SamplingParams
 
 THREADS, BATCH = 2, 16
 SESSIONS, TURNS, FIRST, LATER, ANSWER = 12, 3, 512, 64, 8
+
+
+ROWS = {
+    ("copies", "store_of_memcpy"): "host store, of memcpy's speed",
+    ("copies", "load_of_memcpy"): "host load, of memcpy's speed",
+    ("multi_turn", "of_all_on_device"): "multi-turn, of all on the device",
+    ("multi_turn", "against_no_tiers"): "multi-turn, against no tiers",
+    ("multi_turn", "against_synchronous"): "multi-turn, against synchronous",
+    ("fits", "of_no_tiers"): "fits the device, of no tiers",
+    ("restart", "warm_of_cold"): "restart, warm TTFT of cold",
+}
 
 
 def copies(rounds: int, block_bytes: int = 1 << 20, blocks: int = 256) -> dict[str, Any]:
@@ -189,28 +200,21 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=6, help="of the random model; 24 are 0.5 B")
     parser.add_argument("--folder", default=str(Path(tempfile.gettempdir()) / "vllm-bench-llama"))
     parser.add_argument("--json", help="where to write the results")
+    parser.add_argument("--only", choices=("copies", "multi-turn", "restart"))
     args = parser.parse_args()
     folder = Path(f"{args.folder}-{args.layers}")
     make_model(folder, args.layers)
-    moved = copies(args.rounds)
-    spilled, fits = sessions(folder, args.rounds)
-    restarted = restart(folder, args.rounds)
-    rows = [
-        ("host store, of memcpy's speed", moved["store_of_memcpy"]),
-        ("host load, of memcpy's speed", moved["load_of_memcpy"]),
-        ("multi-turn, of all on the device", spilled["of_all_on_device"]),
-        ("multi-turn, against no tiers", spilled["against_no_tiers"]),
-        ("multi-turn, against synchronous", spilled["against_synchronous"]),
-        ("fits the device, of no tiers", fits["of_no_tiers"]),
-        ("restart, warm TTFT of cold", restarted["warm_of_cold"]),
-    ]
-    for name, ratio in rows:
-        print(f"{name:36} {spread(ratio)}")
-    write_json(
-        args.json,
-        "tiers",
-        {"copies": moved, "multi_turn": spilled, "fits": fits, "restart": restarted},
-    )
+    results: dict[str, Any] = {}
+    if args.only in (None, "copies"):
+        results["copies"] = copies(args.rounds)
+    if args.only in (None, "multi-turn"):
+        results["multi_turn"], results["fits"] = sessions(folder, args.rounds)
+    if args.only in (None, "restart"):
+        results["restart"] = restart(folder, args.rounds)
+    for (part, ratio), name in ROWS.items():
+        if part in results:
+            print(f"{name:36} {spread(results[part][ratio])}")
+    write_json(args.json, "tiers", results)
 
 
 if __name__ == "__main__":

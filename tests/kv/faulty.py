@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable
 
@@ -17,6 +18,9 @@ class FaultyTier:
     `reads`, `writes` and `deletes` hold what the next such calls do: "ok", "miss" (reads only),
     "os" or "crash" (an OSError or another exception, half way through); empty: ok. `pause` is
     called wherever a thread could lose the processor.
+
+    Like files, blobs have a header, and what does not match it is not given out: `harm` flips a
+    bit, truncates, or swaps two of them.
     """
 
     in_memory = False
@@ -25,6 +29,7 @@ class FaultyTier:
         self.name, self.damaged = name, 0
         self.free = list(range(num_blocks))
         self.content: list[bytearray] = [bytearray() for _ in range(num_blocks)]
+        self.header: list[tuple[Key, int, int] | None] = [None] * num_blocks
         self.slot: dict[Key, int] = {}
         self.reads: deque[str] = deque()
         self.writes: deque[str] = deque()
@@ -46,11 +51,31 @@ class FaultyTier:
         if slot is None or fault == "miss":
             return False
         half = len(buffer) // 2
-        buffer[:half] = self.content[slot][:half]
+        whole = self.content[slot].ljust(len(buffer), b"?")  # a truncated one leaves rubbish
+        buffer[:half] = whole[:half]
         self.pause()
         _raise(fault)
-        buffer[half:] = self.content[slot][half:]
-        return True
+        buffer[half:] = whole[half:]
+        if self.header[slot] == (key, len(self.content[slot]), zlib.crc32(buffer)):
+            return True
+        self.damaged += 1
+        if self.slot.pop(key, None) is not None:
+            self.free.append(slot)
+        return False
+
+    def harm(self, how: str, key: Key, other: Key) -> None:
+        content = self.content[self.slot[key]]
+        if how == "flip":
+            content[len(content) // 2] ^= 1
+        elif how == "truncate":
+            del content[len(content) // 2 :]
+        elif how == "swap":
+            self.slot[key], self.slot[other] = self.slot[other], self.slot[key]
+
+    def is_sound(self, key: Key) -> bool:
+        slot = self.slot[key]
+        content = self.content[slot]
+        return self.header[slot] == (key, len(content), zlib.crc32(content))
 
     def write(self, key: Key, buffer: memoryview) -> None:
         self.calls.append(("write", key))
@@ -66,6 +91,7 @@ class FaultyTier:
         self.content[slot][:] = bytes(buffer[:half]) + bytes(len(buffer) - half)
         self.pause()
         self.content[slot][half:] = buffer[half:]
+        self.header[slot] = key, len(buffer), zlib.crc32(self.content[slot])
         self.slot[key] = slot
 
     def delete(self, key: Key) -> None:
