@@ -58,7 +58,7 @@ def one_of(name: str, value: Any, other_name: str, other: Any, default: Any) -> 
 
 def positive(name: str, value: Any, kind: type = int) -> Any:
     """The value as a number above 0. Raises ValueError, TypeError."""
-    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+    if type(value) not in (int, kind):
         raise TypeError(f"{name} is a number, not {value!r}")
     if not value > 0:
         raise ValueError(f"{name} must be above 0, not {value}")
