@@ -200,6 +200,22 @@ def test_a_block_that_is_used_for_ever_keeps_its_latest_uses(
     assert block["use_times"] == [7.0, 8.0, 9.0, 10.0, 11.0] and block["hits"] == 11
 
 
+def test_what_comes_from_a_tier_after_the_start_counts_as_reused(tmp_path: Path) -> None:
+    metrics = PrefixMetrics(str(tmp_path / "out"), 0.0)
+    request = EngineRequest(
+        request_id="a", prompt_token_ids=[0] * 20, params=ONE, max_tokens=1, arrival=0.0
+    )
+    keys = [bytes([i]) * 32 for i in range(3)]
+    metrics.admitted(request, 0, keys, 0, 1.0)
+    told = metrics.admitted(request, 4, keys, 1, 2.0)
+    metrics.saved(told, [*keys[1:], b"forgotten".ljust(32)], 4)
+    metrics.check()
+    metrics.dump()
+    requests, blocks = files(tmp_path)
+    assert [row["reused_tokens"] for row in requests] == [0, 16]
+    assert [row["cached_hits"] for row in blocks] == [1, 1, 1]
+
+
 # ---- the lives of blocks ------------------------------------------------------------------------
 
 

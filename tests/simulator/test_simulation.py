@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm import LLM, EngineArgs, SamplingParams
-from vllm.simulator.prompts import prompt_of
+from vllm.simulator.prompts import keys_of, prompt_of
 from vllm.simulator.run import Ask, Simulation, Told
 
 SMALL: dict[str, Any] = {"max_model_len": 256, "max_num_seqs": 4, "max_num_batched_tokens": 64}
@@ -213,3 +213,26 @@ def test_prompts_share_what_their_ids_share(ids: list[int], other: list[int], re
         shared += 1
     for i in range(min(len(ids), len(other))):
         assert (one[: (i + 1) * size] == two[: (i + 1) * size]) == (i < shared)
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 1000), blocks=st.integers(24, 60))
+def test_keys_of_ids_do_what_tokens_that_stand_for_them_do(seed: int, blocks: int) -> None:
+    """With evictions and preemptions: the same hits at the same times, and nothing hashed."""
+    draw, size = random.Random(seed), 16
+    chains: list[list[int]] = [[0]]
+    for _ in range(25):
+        base = draw.choice(chains)[: draw.randrange(1, 9)]
+        new = range(100 * len(chains), 100 * len(chains) + draw.randrange(1, 4))
+        chains.append([*base, *new])
+    by_tokens, by_keys = [], []
+    for i, ids in enumerate(chains):
+        count = len(ids) * size - draw.randrange(size)
+        arrival, made = i * 0.004, draw.randrange(1, 40)
+        by_tokens.append(Ask(arrival, prompt_of(ids, count, size, 2000), made))
+        by_keys.append(Ask(arrival, [0] * count, made, keys=keys_of(ids, count, size)))
+    args = {"num_gpu_blocks_override": blocks, "block_size": size}
+    told = [simulation(**args).run(asks) for asks in (by_tokens, by_keys)]
+    assert summary(told[0]) == summary(told[1])
+    assert [t.preemptions for t in told[0]] == [t.preemptions for t in told[1]]
+    assert sum(t.cached_tokens for t in told[0]) > 0

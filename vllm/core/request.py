@@ -28,6 +28,8 @@ class EngineRequest(msgspec.Struct, kw_only=True, omit_defaults=True, tag="add")
     grammar: str | None = None  # what structured outputs compiled to
     compression: CompressionParams | None = None  # None: keep every KV
     hints: CacheHints = NO_HINTS
+    # Of the prompt's full blocks, where a simulation knows them: then they are not hashed.
+    block_keys: list[bytes] = []
     public_id: str = ""  # what the client calls it, where the engine has a name of its own
 
 

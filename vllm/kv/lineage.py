@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NewType
 
 Key = NewType("Key", bytes)  # 32 bytes
@@ -54,6 +54,11 @@ class Lineage:
     def __len__(self) -> int:
         """How many blocks have a key by now."""
         return len(self._keys)
+
+    def begin(self, keys: Iterable[Key]) -> None:
+        """The first blocks have these keys, whatever their tokens are. Before any has a key."""
+        assert not self._keys, "keys are only ever appended"
+        self._keys = list(keys)
 
     def extend(self, tokens: Sequence[int], blocks: int) -> None:
         """Make sure that the first `blocks` blocks of the sequence's `tokens` have keys."""

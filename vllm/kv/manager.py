@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -338,6 +338,11 @@ class KVManager:
         table.promised = list(table.lineage.keys()[len(found) : full])
         for key in table.promised:
             self._computing.setdefault(key, seq)
+
+    def introduce(self, seq: int, salt: str | None, keys: Iterable[Key]) -> None:
+        """A sequence will be admitted whose first blocks have these keys."""
+        self._lineages.pop(seq, None)
+        self._lineage(seq, salt).begin(keys)
 
     def _lineage(self, seq: int, salt: str | None) -> Lineage:
         """The keys of a sequence that waits; it keeps them from one try to the next."""

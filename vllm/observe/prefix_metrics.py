@@ -30,7 +30,7 @@ MAX_REQUESTS, MAX_BLOCKS, MAX_USES = 500_000, 500_000, 4_000_000
 MAX_USE_TIMES = 1000  # a block; its latest
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRow:
     request_id: str
     mode: str  # single or multi
@@ -95,22 +95,21 @@ class PrefixMetrics:
         keys: Sequence[bytes],
         found: int,
         now: float,
-    ) -> None:
+    ) -> RequestRow:
         """A request starts for the first time, `reused` tokens of its prompt cached.
 
         keys: of its prompt's full blocks, of which the first `found` were cached.
         """
         hints = request.hints
         self._seen_requests += 1
-        self._requests.append(
-            RequestRow(
-                request_id=request.public_id or request.request_id,
-                mode=hints.mode or self._mode,
-                total_tokens=len(request.prompt_token_ids),
-                reused_tokens=reused,
-                workload=hints.workload or self._workload,
-            )
+        told = RequestRow(
+            request_id=request.public_id or request.request_id,
+            mode=hints.mode or self._mode,
+            total_tokens=len(request.prompt_token_ids),
+            reused_tokens=reused,
+            workload=hints.workload or self._workload,
         )
+        self._requests.append(told)
         time, parent = now - self._start, None
         for depth, key in enumerate(keys):
             block = self._blocks.get(key)
@@ -130,6 +129,14 @@ class PrefixMetrics:
             _, lost = self._blocks.popitem(last=False)
             self._uses -= len(lost.use_times)
             self._lost_blocks += 1
+        return told
+
+    def saved(self, told: RequestRow, keys: Sequence[bytes], block_size: int) -> None:
+        """These blocks of a request that had started came from a tier before it computed them."""
+        told.reused_tokens += len(keys) * block_size
+        for key in keys:
+            if key in self._blocks:
+                self._blocks[key].cached_hits += 1
 
     def dump(self) -> dict[str, int]:
         """Write what is known by now. How many rows there are, and how many had no room."""

@@ -27,7 +27,7 @@ class Compression:
 
     def __init__(self, settings: CompressionSettings | None, kv: KVManager) -> None:
         """settings: None for an engine that compresses nothing."""
-        self._enabled = settings is not None
+        self.enabled = settings is not None
         self._settings = settings or CompressionSettings()
         self._kv = kv
         self._orders: list[Compress] = []  # of the step that is being planned
@@ -142,7 +142,7 @@ class Compression:
 
     def stats(self, sequence: Sequence) -> CompressionStats | None:
         """What compression has done to the sequence; None in an engine that does not compress."""
-        if not self._enabled:
+        if not self.enabled:
             return None
         computed = sequence.computed
         return CompressionStats(

@@ -20,6 +20,7 @@ from vllm.config import SchedulerConfig
 from vllm.config.compression import CompressionSettings
 from vllm.core.plan import NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
+from vllm.kv.lineage import Key
 from vllm.kv.manager import KVManager
 from vllm.observe.prefix_metrics import PrefixMetrics
 from vllm.scheduler import prompts, stop, window
@@ -124,6 +125,9 @@ class Scheduler:
 
     def _enqueue(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=self._order)
+        request = sequence.request
+        if request.block_keys and not self.kv.holds(sequence.number):
+            self.kv.introduce(sequence.number, request.cache_salt, map(Key, request.block_keys))
         if sequence.index == 0:  # the others only wait once their request has started
             self._queued_reqs += 1
             self._queued_tokens += len(sequence.tokens)
@@ -191,7 +195,9 @@ class Scheduler:
         preemptions = self._stats.preemptions
         self._take_arrivals()
         self._meet()
-        self._compress_first()
+        compressing = self._compression.enabled
+        if compressing:
+            self._compress_first()
 
         for sequence in self._decodes_first():
             if budget == 0:
@@ -208,7 +214,8 @@ class Scheduler:
             counts.append(count)
             blocks.append(list(added))
             budget -= count
-            self._compression.planned(sequence, sequence.computed + count)
+            if compressing:
+                self._compression.planned(sequence, sequence.computed + count)
 
         # After a preemption there is no room; admitting would only push the same one out again.
         admitting = self._stats.preemptions == preemptions or not self.running
@@ -235,7 +242,8 @@ class Scheduler:
             counts.append(count)
             blocks.append(held)
             budget -= count
-            self._compression.planned(started, started.computed + count)
+            if compressing:
+                self._compression.planned(started, started.computed + count)
 
         if self._config.prefetch:
             self._prefetch()
@@ -283,15 +291,21 @@ class Scheduler:
         compression.relieve(self.running)
 
     def _decodes_first(self) -> list[Sequence]:
-        return sorted(self.running, key=lambda s: s.remaining != 1)  # stable: order is kept within
+        prompts = [s for s in self.running if len(s.tokens) - s.computed != 1]
+        if not prompts:
+            return self.running.copy()
+        return [s for s in self.running if len(s.tokens) - s.computed == 1] + prompts
 
     def _share(self, sequence: Sequence, budget: int) -> int:
         """How many of its tokens the sequence may compute this step."""
-        count = min(sequence.until, budget)
+        most = sequence.until
+        if most == 1:
+            return 1  # nobody asks without budget
+        count = min(most, budget)
         if self.kv.meeting:
             count = min(count, self.kv.front(sequence.number, sequence.computed) or count)
         if not self._config.enable_chunked_prefill:
-            return count if count == sequence.until else 0
+            return count if count == most else 0
         limit = self._config.long_prefill_token_threshold
         return min(count, limit) if limit else count
 
@@ -444,7 +458,8 @@ class Scheduler:
         if sequence.index == 0 and self.prefix_metrics is not None:
             keys = self.kv.prompt_keys(sequence.number, sequence.prompt_len)
             found = cached // self.kv.spec.block_size
-            self.prefix_metrics.admitted(sequence.request, cached, keys, found, now)
+            told = self.prefix_metrics.admitted(sequence.request, cached, keys, found, now)
+            sequence.told = told
 
     def _meet(self) -> None:
         """Sequences whose next blocks have been loaded behind them start again, further on."""
@@ -458,6 +473,11 @@ class Scheduler:
             self._arrived.append(sequence)
             if sequence.preemptions == 0:
                 prompts.saved(self._stats, sequence, saved)
+                if sequence.told is not None and self.prefix_metrics is not None:
+                    size, end = self.kv.spec.block_size, self.kv.cached(sequence.number)
+                    keys = self.kv.prompt_keys(sequence.number, end)
+                    first = (end - sum(saved.values())) // size
+                    self.prefix_metrics.saved(sequence.told, keys[first:], size)
 
     def _take_arrivals(self) -> None:
         """Loads that ended: their sequences start, or queue again where one failed."""
@@ -497,18 +517,20 @@ class Scheduler:
         """Apply what a step did: tokens, publication, forks, stops; what users get of it."""
         outputs = self._rejected
         self._rejected = []
+        counts, samples = plan.counts.tolist(), plan.sample.tolist()
         sampled = iter(range(len(result.tokens)))
         for row, sequence in enumerate(self._planned):
             before = sequence.computed
-            sequence.computed += int(plan.counts[row])
+            sequence.computed += counts[row]
             self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
-            prompts.computed(self._stats, sequence)
+            if sequence.counted < sequence.prompt_len:
+                prompts.computed(self._stats, sequence)
             if sequence.forks and sequence.computed >= sequence.prompt_len:
                 self._start_forks(sequence)
             output = SequenceOutput(sequence.request.request_id, sequence.index, [])
             if result.prompt_logprobs is not None and sequence.index == 0:
                 self._tell_prompt_logprobs(sequence, output, before, result.prompt_logprobs)
-            if plan.sample[row]:
+            if samples[row]:
                 self._append(sequence, output, result, next(sampled))
             if output.token_ids or output.prompt_logprobs or output.finish_reason:
                 outputs.append(output)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vllm.core.compression import CompressionParams
 from vllm.core.request import EngineRequest
+from vllm.observe.prefix_metrics import RequestRow
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +38,11 @@ class Sequence:
     applied: int = 0  # points at which the KVs that it holds, or has aside, were compressed
     parked: bool = False  # preempted, and what it had computed is aside
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
+    told: RequestRow | None = None  # what the prefix metrics have of it
+    prompt_len: int = field(init=False)
 
-    @property
-    def prompt_len(self) -> int:
-        return len(self.request.prompt_token_ids)
+    def __post_init__(self) -> None:
+        self.prompt_len = len(self.request.prompt_token_ids)
 
     @property
     def remaining(self) -> int:

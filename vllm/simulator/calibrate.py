@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
@@ -133,11 +135,11 @@ def step_errors(latency: Latency, measured: Sequence[Measured]) -> dict[str, flo
 # ---- what is asked -----------------------------------------------------------------------------
 
 
-def requests(count: int, longest: int, vocab: int, seed: int) -> list[Ask]:
+def requests(count: int, longest: int, vocab: int, seed: int, shared: float = 0.3) -> list[Ask]:
     """Random prompts and lengths of output, from short to long on a logarithmic scale.
 
-    Some prompts begin as one before did, so that cached KVs are read too. Raises ValueError for a
-    context of fewer than MIN_CONTEXT tokens.
+    shared: share of the prompts that begin as one before did, so that cached KVs are read too.
+    Raises ValueError for a context of fewer than MIN_CONTEXT tokens.
     """
     if longest < MIN_CONTEXT:
         raise ValueError(f"max_model_len {longest} is too short, {MIN_CONTEXT} are needed")
@@ -146,7 +148,7 @@ def requests(count: int, longest: int, vocab: int, seed: int) -> list[Ask]:
     for _ in range(count):
         size = round(4 * (longest * 0.75 / 4) ** draw.random())
         prompt = [draw.randrange(vocab) for _ in range(size)]
-        if made and draw.random() < 0.3:
+        if made and draw.random() < shared:
             base = draw.choice(made).prompt
             prompt[: len(base)] = base[: size - 1]
         most = min(128, longest - size)
@@ -229,15 +231,27 @@ class Real:
 
         A step's seconds are all that it took, scheduling and output included.
         """
-        self._engine.reset_prefix_cache()
         clients = Clients(asks, count)
+        return self._run(clients.first(), clients.next)
+
+    def play(self, asks: Sequence[Ask]) -> list[Told]:
+        """All requests at their arrivals, in wall time, on an empty cache."""
+        return self._run(asks, lambda now: [])[0]
+
+    def _run(
+        self, asks: Sequence[Ask], follow: Callable[[float], list[Ask]]
+    ) -> tuple[list[Told], list[Measured]]:
+        self._engine.reset_prefix_cache()
+        coming = deque(sorted(asks, key=lambda ask: ask.arrival))
         running: dict[str, Told] = {}
         done: list[Told] = []
         steps: list[Measured] = []
-        for ask in clients.first():
-            self._add(ask, running)
         start = monotonic()
-        while running:
+        while running or coming:
+            if not running:
+                time.sleep(max(0.0, coming[0].arrival - (monotonic() - start)))
+            while coming and coming[0].arrival <= monotonic() - start:
+                self._add(coming.popleft(), running)
             before, self._machine.plan = monotonic(), None
             outputs = self._engine.step()
             now = monotonic()
@@ -246,10 +260,11 @@ class Real:
             for output in outputs:
                 told = running[output.request_id]
                 told.first_token = told.first_token or now - start
+                told.cached_tokens = output.num_cached_tokens or 0
                 if output.finished:
                     told.finished = now - start
                     done.append(running.pop(output.request_id))
-                    for ask in clients.next(told.finished):
+                    for ask in follow(told.finished):
                         self._add(ask, running)
         return done, steps
 

@@ -13,6 +13,7 @@ import numpy as np
 from vllm.config import VllmConfig
 from vllm.config.engine import TierConfig
 from vllm.engine.capacity import Capacity
+from vllm.kv.lineage import Key
 from vllm.simulator.executor import SimulatedExecutor
 from vllm.simulator.run import Ask, Progress, Simulation, Told, drive
 from vllm.simulator.store import SharedStore
@@ -42,8 +43,12 @@ def least_loaded(cluster: Cluster, ask: Ask) -> int:
 
 def prefix(cluster: Cluster, ask: Ask) -> int:
     """By a hash of the prompt's beginning: equal beginnings go to one replica."""
-    digest = hashlib.sha256(np.array(ask.prompt[: cluster.hashed_tokens], dtype=np.int32).tobytes())
-    return int.from_bytes(digest.digest()[:8], "little") % len(cluster.replicas)
+    count = cluster.hashed_tokens
+    beginning = np.array(ask.prompt[:count], dtype=np.int32).tobytes()
+    if ask.keys:
+        beginning = b"".join(ask.keys[: max(1, count // cluster.block_size)])
+    digest = hashlib.sha256(beginning).digest()
+    return int.from_bytes(digest[:8], "little") % len(cluster.replicas)
 
 
 def cost(cluster: Cluster, ask: Ask) -> int:
@@ -51,7 +56,8 @@ def cost(cluster: Cluster, ask: Ask) -> int:
     that others wait for, and one a step for each that runs.
     """
     limit = len(ask.prompt) - 1
-    keys = cluster.replicas[0].core.scheduler.kv.keys(ask.prompt, ask.salt, limit)
+    known = [Key(key) for key in ask.keys[: limit // cluster.block_size]]
+    keys = known or cluster.replicas[0].core.scheduler.kv.keys(ask.prompt, ask.salt, limit)
     costs = (
         (limit - replica.core.scheduler.kv.found(keys)[1] + _tokens_ahead(replica), count)
         for replica, count in zip(cluster.replicas, cluster.counts, strict=True)
@@ -109,6 +115,7 @@ class Cluster:
 
         self.replicas = [Simulation(config, number, make) for number in range(replicas)]
         self.counts = [0] * replicas
+        self.block_size = config.cache.block_size
 
     @property
     def routed(self) -> int:

@@ -73,35 +73,34 @@ class SimulatedExecutor:
         self._failures = self._config.failures
         self._seed = config.model.seed
         self._steps = 0
-        self._new: dict[int, NewSequence] = {}
-        self._made: dict[int, int] = {}  # tokens of output, by sequence
+        self._rows: dict[int, _Row] = {}
 
     def execute(self, plan: StepPlan) -> StepResult:
         for seq in plan.forget:
-            self._new.pop(seq, None)
-            self._made.pop(seq, None)
+            self._rows.pop(seq, None)
         for new in plan.new:
-            self._new[new.seq] = new
-            self._made[new.seq] = len(new.tokens) - new.prompt_len
+            self._rows[new.seq] = _Row(new, made=len(new.tokens) - new.prompt_len)
         if not plan.seqs:
             return StepResult(tokens=[])
         seconds = self._latency(Step.of(plan)) + self._stall()
         self.busy_seconds += seconds
         self._sleep(seconds)
         tokens, logprobs, told, failed = [], [], {}, {}
-        for i, seq in enumerate(plan.seqs):
-            new = self._new[seq]
-            if new.params.prompt_logprobs is not None:
-                told[seq] = self._prompt_part(new, int(plan.starts[i]), int(plan.counts[i]))
-            if plan.sample[i]:
-                if self._fails(seq):
+        for i, (seq, sampled) in enumerate(zip(plan.seqs, plan.sample.tolist(), strict=True)):
+            row = self._rows[seq]
+            if row.params.prompt_logprobs is not None:
+                told[seq] = _prompt_part(row.new, int(plan.starts[i]), int(plan.counts[i]))
+            if sampled:
+                if row.made < 2 and self._fails(seq, row.made):
                     failed[seq] = "a failure that was asked for"
-                token = self._next(seq, new)
-                self._made[seq] += 1
+                token = self._next(row)
+                row.made += 1
                 tokens.append(token)
-                asked = new.params.logprobs is not None
-                logprobs.append(_certain(token) if asked else None)
-        return StepResult(tokens, logprobs if any(logprobs) else None, told or None, failed or None)
+                if row.params.logprobs is not None:
+                    logprobs.append((len(tokens) - 1, _certain(token)))
+        return StepResult(
+            tokens, _aligned(logprobs, len(tokens)) or None, told or None, failed or None
+        )
 
     def _stall(self) -> float:
         """Seconds that this step takes longer. Raises RuntimeError when it is the last one."""
@@ -111,37 +110,29 @@ class SimulatedExecutor:
         stalls = self._draw("stall", self._steps) < self._failures.stall
         return self._failures.seconds if stalls else 0.0
 
-    def _fails(self, seq: int) -> bool:
-        made = self._made[seq]
+    def _fails(self, seq: int, made: int) -> bool:
         if made == 0:
             return self._draw("request", seq) < self._failures.request
-        return made == 1 and self._draw("stream", seq) < self._failures.stream
+        return self._draw("stream", seq) < self._failures.stream
 
     def _draw(self, what: str, number: int) -> float:
         """Between 0 and 1, the same for the same seed whenever it is asked."""
         return _mixed(_mixed(self._seed + (sum(what.encode()) << 32)) ^ number) / 2**64
 
-    def _next(self, seq: int, new: NewSequence) -> int:
-        made, reference = self._made[seq], new.params.reference_token_ids
-        if reference is not None:
-            return reference[made]
+    def _next(self, row: _Row) -> int:
+        new, made = row.new, row.made
+        if row.params.reference_token_ids is not None:
+            return row.params.reference_token_ids[made]
         if self._config.mode == "echo":
-            return new.tokens[made] if made < new.prompt_len else self._end(new)
+            return new.tokens[made] if made < new.prompt_len else _end(new)
         if self._config.mode == "trace":
-            line = (seq - 1) % len(self._lengths)  # the scheduler counts arrivals from 1
+            line = (new.seq - 1) % len(self._lengths)  # the scheduler counts arrivals from 1
             if made >= self._lengths[line]:
-                return self._end(new)
-        token = _mixed(_mixed(new.sampling_seed) ^ made) % self._vocab
-        while token in new.eos_token_ids or token in (new.params.stop_token_ids or ()):
+                return _end(new)
+        token = _mixed(row.stream ^ made) % self._vocab
+        while token in row.never:
             token = (token + 1) % self._vocab
         return token
-
-    def _end(self, new: NewSequence) -> int:
-        return new.eos_token_ids[0] if new.eos_token_ids else 0
-
-    def _prompt_part(self, new: NewSequence, start: int, count: int) -> list[TokenLogprobs]:
-        last = min(start + count, new.prompt_len - 1)
-        return [_certain(new.tokens[i + 1]) for i in range(start, last)]
 
     def attach_tiers(self, kv: KVManager, config: TierConfig, fingerprint: bytes) -> None:
         """Tiers of the sizes that are configured, at the bandwidths of the simulator's own."""
@@ -200,6 +191,34 @@ def _spoken(model: ModelConfig) -> int:
     path = model.tokenizer_folder / "config.json"
     known = read_json(path).get("vocab_size") if path.is_file() else None
     return min(model.vocab_size, known) if isinstance(known, int) else model.vocab_size
+
+
+class _Row:
+    """A sequence of the plans, and how much it has said."""
+
+    __slots__ = ("made", "never", "new", "params", "stream")
+
+    def __init__(self, new: NewSequence, made: int) -> None:
+        self.new, self.params, self.made = new, new.params, made
+        self.never = {*new.eos_token_ids, *(new.params.stop_token_ids or ())}  # by chance
+        self.stream = _mixed(new.sampling_seed)
+
+
+def _end(new: NewSequence) -> int:
+    return new.eos_token_ids[0] if new.eos_token_ids else 0
+
+
+def _prompt_part(new: NewSequence, start: int, count: int) -> list[TokenLogprobs]:
+    last = min(start + count, new.prompt_len - 1)
+    return [_certain(new.tokens[i + 1]) for i in range(start, last)]
+
+
+def _aligned(given: list[tuple[int, TokenLogprobs]], count: int) -> list[TokenLogprobs | None]:
+    """One a token, None for those that nobody asked for; empty when nobody asked for any."""
+    if not given:
+        return []
+    told = dict(given)
+    return [told.get(i) for i in range(count)]
 
 
 def _mixed(number: int) -> int:

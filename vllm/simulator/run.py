@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vllm.config import VllmConfig
 from vllm.core.request import EngineRequest, SequenceOutput
@@ -28,6 +30,7 @@ class Ask:
     session: str = ""
     mode: str = ""
     turn: int = 0
+    keys: list[bytes] = field(default_factory=list)  # of its full blocks, where they are known
     note: object = None
 
 
@@ -39,12 +42,15 @@ class Told:
     replica: int = 0
     first_token: float = 0.0
     finished: float = 0.0
-    output_tokens: int = 0
     cached_tokens: int = 0
     preemptions: int = 0
     finish_reason: str | None = None
     tokens: list[int] = field(default_factory=list)
     sources: dict[str, int] = field(default_factory=dict)  # cached tokens by tier
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.tokens)
 
     @property
     def ttft(self) -> float:
@@ -77,10 +83,23 @@ def drive(
     Each replica has a clock of its own; the one that is behind goes first, so a request is routed
     by what the replicas are when it comes. follow: what a finished request brings about.
     """
+    gc.freeze()  # or the collector would look through all the long prompts again and again
+    try:
+        return list(_ended(replicas, asks, route, follow, progress))
+    finally:
+        gc.unfreeze()
+
+
+def _ended(
+    replicas: Sequence[Simulation],
+    asks: Iterable[Ask],
+    route: Callable[[Ask], int],
+    follow: Follow | None,
+    progress: Progress | None,
+) -> Iterator[Told]:
     numbers = itertools.count()
     queue = [(ask.arrival, next(numbers), ask) for ask in asks]
     heapq.heapify(queue)
-    done: list[Told] = []
     while True:
         busy = [replica for replica in replicas if replica.core.has_work]
         first = min(busy, key=lambda replica: replica.clock.now, default=None)
@@ -89,9 +108,9 @@ def drive(
             replicas[route(ask)].add(ask)
             continue
         if first is None:
-            return done
+            return
         for told in first.step(queue[0][0] if queue else None):
-            done.append(told)
+            yield told
             if progress is not None:
                 progress(1)
             for ask in follow(told) if follow is not None else ():
@@ -118,6 +137,11 @@ class Simulation:
         self.executor, self.clock = executor, executor.clock
         self._names = itertools.count()
         self._running: dict[str, Told] = {}
+        # One for each length; most are asked for many times.
+        self._params = lru_cache(maxsize=4096)(self._new_params)
+
+    def _new_params(self, length: int) -> SamplingParams:
+        return SamplingParams(max_tokens=length, ignore_eos=self._ends is None, detokenize=False)
 
     def run(
         self,
@@ -156,13 +180,12 @@ class Simulation:
             EngineRequest(
                 request_id=name,
                 prompt_token_ids=ask.prompt,
-                params=SamplingParams(
-                    max_tokens=length, ignore_eos=self._ends is None, detokenize=False
-                ),
+                params=self._params(length),
                 max_tokens=length,
                 eos_token_ids=self._ends or [],
                 arrival=ask.arrival,
                 cache_salt=ask.salt,
+                block_keys=ask.keys,
                 hints=CacheHints(workload=ask.workload, session=ask.session, mode=ask.mode),
             )
         )
@@ -178,15 +201,13 @@ class Simulation:
 
     def _take(self, output: SequenceOutput) -> Told | None:
         told = self._running[output.request_id]
-        if output.token_ids and not told.output_tokens:
+        if not told.tokens and output.token_ids:
             told.first_token = self.clock.now
-        told.output_tokens += len(output.token_ids)
+            told.cached_tokens, told.sources = output.num_cached_tokens, output.cached_by_source
         told.tokens += output.token_ids
-        told.cached_tokens = max(told.cached_tokens, output.num_cached_tokens)
-        told.sources = output.cached_by_source or told.sources
-        told.preemptions = max(told.preemptions, output.preemptions)
         if output.finish_reason is None:
             return None
+        told.preemptions = output.preemptions
         told.finished, told.finish_reason = self.clock.now, output.finish_reason
         del self._running[output.request_id]
         return told

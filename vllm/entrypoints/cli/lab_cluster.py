@@ -61,7 +61,7 @@ def _cluster(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from vllm.simulator.cluster import Cluster
-    from vllm.simulator.prompts import prompt_of
+    from vllm.simulator.prompts import keys_of
     from vllm.simulator.run import Ask
     from vllm.simulator.store import SharedStore
 
@@ -74,7 +74,6 @@ def _cluster(args: argparse.Namespace) -> None:
     )
     config = given.create_engine_config()
     count = min(trace.requests, args.requests or trace.requests)
-    vocab = config.model.vocab_size
     asks, too_long = [], 0
     for r in range(count):
         size = int(trace.input_len[r])
@@ -85,8 +84,9 @@ def _cluster(args: argparse.Namespace) -> None:
         asks.append(
             Ask(
                 float(trace.arrival[r]) / args.speed,
-                prompt_of(ids, size, trace.block_size, vocab),
+                [0] * size,
                 max(1, int(trace.output_len[r])),
+                keys=keys_of(ids, size, trace.block_size),
                 workload=trace.workloads[trace.workload[r]],
             )
         )
