@@ -74,6 +74,12 @@ def test_over_the_engine(llm: LLM) -> None:
     )
     narrow = llm.beam_search(prompts, BeamSearchParams(beam_width=1, max_tokens=8, ignore_eos=True))
     wide = llm.beam_search(prompts, BeamSearchParams(beam_width=4, max_tokens=8, ignore_eos=True))
+    one_by_one = llm.beam_search(
+        prompts, BeamSearchParams(beam_width=1, max_tokens=8, ignore_eos=True), concurrency_limit=1
+    )
+    assert [o.sequences[0].tokens for o in one_by_one] == [o.sequences[0].tokens for o in narrow]
+    with pytest.raises(VLLMValidationError, match="concurrency_limit"):
+        llm.beam_search(prompts, BeamSearchParams(beam_width=1, max_tokens=1), concurrency_limit=0)
     for plain, one, many in zip(greedy, narrow, wide, strict=True):
         [beam] = one.sequences
         count = len(plain.prompt_token_ids)

@@ -603,3 +603,21 @@ def test_what_a_batch_tells_the_cache(llm: LLM) -> None:
         assert caught.value.parameter == named
     with pytest.raises(VLLMValidationError, match="verb"):
         llm.cache_session("all", "burn")
+
+
+@pytest.mark.parametrize("name", ["embed", "encode", "score", "classify"])
+def test_what_is_absent_says_why(llm: LLM, name: str) -> None:
+    with pytest.raises(AttributeError, match=f"LLM.{name}: pooling models"):
+        getattr(llm, name)
+    with pytest.raises(AttributeError, match="nothing"):
+        llm.nothing  # noqa: B018
+
+
+def test_chats_arguments_may_be_positional(llm: LLM) -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    params = SamplingParams(temperature=0, max_tokens=3)
+    [named] = llm.chat(chat, params, use_tqdm=False)
+    [placed] = llm.chat(chat, params, False, None, None, None, "auto", True, False)
+    assert placed.outputs[0].text == named.outputs[0].text
+    with pytest.raises(VLLMValidationError, match="contents as text"):
+        llm.chat(chat, params, chat_template_content_format="openai")  # type: ignore[arg-type]

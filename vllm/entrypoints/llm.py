@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -13,11 +13,10 @@ from vllm.core.errors import VLLMValidationError
 from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.beam import BeamSearch, step_params
 from vllm.entrypoints.executor import make_executor
+from vllm.entrypoints.prompts import ABSENT, Prompts, as_list, hinted, plain, refuse_lora
 from vllm.observe.metrics import Metrics
 from vllm.outputs import BeamSearchOutput, BeamSearchSequence, RequestOutput
 from vllm.sampling_params import BeamSearchParams, RequestOutputKind, SamplingParams
-
-Prompts = str | dict[str, Any] | Sequence[int] | Sequence[str | dict[str, Any] | Sequence[int]]
 
 
 class LLM:
@@ -77,7 +76,7 @@ class LLM:
         and priorities are one for all or one a prompt. Raises VLLMValidationError before anything
         runs; also for any `lora_request`.
         """
-        _refuse_lora(lora_request)
+        refuse_lora(lora_request)
         held, self._queued = self._queued, []
         try:
             self.enqueue(
@@ -96,15 +95,16 @@ class LLM:
         self,
         messages: list[dict[str, Any]] | list[list[dict[str, Any]]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
         use_tqdm: bool = True,
         lora_request: Any = None,
         priority: Sequence[int] | None = None,
         chat_template: str | None = None,
+        chat_template_content_format: Literal["auto", "string"] = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        *,
         kv_retention: Any = None,
         cache_control: dict[str, Any] | None = None,
         session_id: str | None = None,
@@ -112,9 +112,16 @@ class LLM:
         """Answer one conversation or several: lists of {"role": ..., "content": ...}.
 
         A content is text, or a list of {"type": "text", "text": ...}. `tools` are functions that
-        the template tells the model of; calls in its answer are text.
+        the template tells the model of; calls in its answer are text. Templates get contents as
+        text, so chat_template_content_format may not be openai.
         """
-        _refuse_lora(lora_request)
+        refuse_lora(lora_request)
+        if chat_template_content_format not in ("auto", "string"):
+            raise VLLMValidationError(
+                "templates get contents as text",
+                parameter="chat_template_content_format",
+                value=chat_template_content_format,
+            )
         prompts = self._rendered(
             messages,
             chat_template=chat_template,
@@ -142,7 +149,7 @@ class LLM:
         conversations: Any = [messages] if one else messages
         prompts: list[dict[str, Any]] = []
         for conversation in conversations:
-            text = tokenizer.render_chat(_plain(conversation), **options)
+            text = tokenizer.render_chat(plain(conversation), **options)
             # The template writes the special tokens itself.
             ids = tokenizer.encode(text, add_special_tokens=False)
             prompts.append({"prompt": text, "prompt_token_ids": ids})
@@ -165,7 +172,7 @@ class LLM:
             "session_id": session_id,
         }
         hints = {name: value for name, value in said.items() if value is not None}
-        batch = [_hinted(prompt, hints) for prompt in _as_list(prompts)]
+        batch = [hinted(prompt, hints) for prompt in as_list(prompts)]
         params = self._params(sampling_params, len(batch))
         if priority is not None and len(priority) != len(batch):
             raise VLLMValidationError(
@@ -209,16 +216,35 @@ class LLM:
             raise
 
     def beam_search(
-        self, prompts: Prompts, params: BeamSearchParams, *, use_tqdm: bool = False
+        self,
+        prompts: Prompts,
+        params: BeamSearchParams,
+        lora_request: Any = None,
+        use_tqdm: bool = False,
+        concurrency_limit: int | None = None,
     ) -> list[BeamSearchOutput]:
         """The likeliest continuations of each prompt, `beam_width` of them, best first.
 
-        Raises VLLMValidationError for a width that asks for more logprobs than max_logprobs.
+        concurrency_limit: most prompts that are searched at once. Raises VLLMValidationError for a
+        width that asks for more logprobs than max_logprobs.
         """
+        refuse_lora(lora_request)
+        batch = as_list(prompts)
+        most = len(batch) if concurrency_limit is None else concurrency_limit
+        if batch and most < 1:
+            raise VLLMValidationError("must be at least 1", parameter="concurrency_limit")
+        found: list[BeamSearchOutput] = []
+        while len(found) < len(batch):
+            found += self._search(batch[len(found) :][:most], params, use_tqdm)
+        return found
+
+    def _search(
+        self, prompts: list[Any], params: BeamSearchParams, use_tqdm: bool
+    ) -> list[BeamSearchOutput]:
         engine = self.llm_engine
         one = step_params(params, engine.config.model.max_logprobs)
         searches = []
-        for prompt in _as_list(prompts):
+        for prompt in prompts:
             request = engine.make_request("", prompt, one)
             room = min(params.max_tokens, engine.max_model_len - len(request.prompt_token_ids))
             eos = frozenset(request.eos_token_ids)
@@ -373,52 +399,7 @@ class LLM:
     def shutdown(self) -> None:
         self.llm_engine.shutdown()
 
-
-def _refuse_lora(asked: Any) -> None:
-    if asked is not None:
-        raise VLLMValidationError("LoRA adapters are not implemented", parameter="lora_request")
-
-
-def _plain(conversation: Any) -> list[dict[str, Any]]:
-    """The messages with their contents as text."""
-    if not isinstance(conversation, (list, tuple)):
-        raise VLLMValidationError("a conversation is a list of messages", parameter="messages")
-    plain = []
-    for message in conversation:
-        if not isinstance(message, dict):
-            raise VLLMValidationError(
-                "a message is a dict with role and content", parameter="messages", value=message
-            )
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            message = message | {"content": "\n".join(map(_part_text, content))}
-        plain.append(message)
-    return plain
-
-
-def _part_text(part: Any) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
-    if not isinstance(text, str):
-        raise VLLMValidationError(
-            "only parts of type text are supported", parameter="messages", value=part
-        )
-    return text
-
-
-def _hinted(prompt: Any, hints: dict[str, Any]) -> Any:
-    """The prompt with what all of its batch tell the cache; its own words win."""
-    if not hints:
-        return prompt
-    if isinstance(prompt, dict):
-        return hints | prompt
-    return hints | {"prompt" if isinstance(prompt, str) else "prompt_token_ids": prompt}
-
-
-def _as_list(prompts: Prompts) -> list[Any]:
-    """One prompt or many: a list of ints is one prompt."""
-    if isinstance(prompts, (str, dict)):
-        return [prompts]
-    batch = list(prompts)
-    if batch and all(isinstance(token, int) for token in batch):
-        return [batch]
-    return batch
+    def __getattr__(self, name: str) -> Any:
+        if name in ABSENT:
+            raise AttributeError(f"LLM.{name}: {ABSENT[name]}")
+        raise AttributeError(f"LLM has no attribute {name!r}")
