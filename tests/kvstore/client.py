@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm.kvstore import KVCache, SharedMemoryCacheConfig
+from vllm.kvstore import HostsConfig, KVCache, SharedMemoryCacheConfig
 from vllm.kvstore.views import Match
 
 LAYERS, NBYTES = 2, 512
@@ -37,7 +37,9 @@ def wrong(match: Match, tokens: list[int], prefix: int) -> int:
 
 
 def main() -> None:
-    cache = KVCache(SharedMemoryCacheConfig(sys.argv[1]), NBYTES, int(sys.argv[2]), LAYERS)
+    hosts = HostsConfig(sys.argv[3], sys.argv[4], timeout=0.5) if len(sys.argv) > 3 else None
+    config = SharedMemoryCacheConfig(sys.argv[1], block_size=4, hosts=hosts)
+    cache = KVCache(config, NBYTES, int(sys.argv[2]), LAYERS)
     held: list[tuple[Match, list[int]]] = []
     print("{}", flush=True)
     for line in sys.stdin:
@@ -54,6 +56,8 @@ def main() -> None:
                 held.append((match, tokens))
             else:
                 match.release()
+        elif command["do"] == "stat":
+            answer = cache.stat()
         else:
             answer["wrong"] = sum(wrong(match, tokens, 0) for match, tokens in held)
             while held:

@@ -55,8 +55,10 @@ def in_thread(folder: Path, size: int = 1 << 20, slot_bytes: int = 0) -> Iterato
 class Process:
     """`vllm kvstore serve`."""
 
-    def __init__(self, socket: Path, size: str = "1M", *more: str) -> None:
-        command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "kvstore", "serve"]
+    def __init__(
+        self, socket: Path, size: str = "1M", *more: str, inside: tuple[str, ...] = ()
+    ) -> None:
+        command = [*inside, sys.executable, "-m", "vllm.entrypoints.cli.main", "kvstore", "serve"]
         self.process = subprocess.Popen(
             [*command, "--socket", str(socket), "--size", size, *more],
             stdout=subprocess.PIPE,

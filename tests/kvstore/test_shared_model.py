@@ -26,8 +26,9 @@ who = st.integers(0, 2)
 
 
 class Client:
-    def __init__(self, socket: Path) -> None:
-        command = [sys.executable, "-m", "tests.kvstore.client", str(socket), str(SLOTS)]
+    def __init__(self, socket: Path, *more: str, inside: tuple[str, ...] = ()) -> None:
+        command = [*inside, sys.executable, "-m", "tests.kvstore.client", str(socket)]
+        command += [str(SLOTS), *more]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.read()
 

@@ -21,6 +21,7 @@ from vllm.kvstore.views import numpy_view, torch_view
 __all__ = [
     "FileCacheConfig",
     "FilesystemType",
+    "HostsConfig",
     "KVCache",
     "KVStoreError",
     "KVStoreValueError",
@@ -36,6 +37,10 @@ _NATIVE = {"KVStoreError", "KVStoreValueError", "KVTensor"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "HostsConfig":
+        from vllm.kvstore.hosts import HostsConfig
+
+        return HostsConfig
     if name in _NATIVE:
         return getattr(library(), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,12 @@ import dataclasses
 import enum
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vllm.kvstore.native import library
+
+if TYPE_CHECKING:
+    from vllm.kvstore.hosts import HostsConfig
 
 _OBJECT = "llm_cache_object"
 SYNC = {"none": 0, "data": 1, "all": 2}
@@ -170,7 +173,8 @@ class SharedMemoryCacheConfig:
     `llm_cache_sync_lock` and `llm_ref_cnt_object_name`, are checked and stand for nothing.
 
     With `verify` a checksum of each token is recorded and checked whenever it is found; such caches
-    see nothing of those without. With `lazy` the daemon need not be there yet.
+    see nothing of those without. With `lazy` the daemon need not be there yet. With `hosts` what is
+    not here is looked for in the shared memory of other hosts.
     """
 
     def __init__(
@@ -184,6 +188,7 @@ class SharedMemoryCacheConfig:
         *,
         verify: bool = False,
         lazy: bool = False,
+        hosts: HostsConfig | None = None,
     ) -> None:
         self.socket = os.fspath(socket)
         if not self.socket:
@@ -203,20 +208,25 @@ class SharedMemoryCacheConfig:
         self.llm_ref_cnt_object_name = llm_ref_cnt_object_name
         self.verify = bool(verify)
         self.lazy = bool(lazy)
+        self.hosts = hosts
 
     def open(self, layout: Layout, capacity: int) -> Any:
         """A client of the daemon; its space holds up to `capacity` tokens."""
-        arguments = layout.arguments()
         if self.llm_cache_object_name != _OBJECT:  # not printable, so no name contains it
-            arguments["space"] = f"{self.llm_cache_object_name}\x1f{layout.space}"
-        return library().Cache.shared(
-            **arguments,
+            layout = dataclasses.replace(
+                layout, space=f"{self.llm_cache_object_name}\x1f{layout.space}"
+            )
+        local = library().Cache.shared(
+            **layout.arguments(),
             socket=self.socket,
             capacity=capacity,
             checksums=self.verify,
             lazy=self.lazy,
             retry=float(self.sync_interval),
         )
+        if self.hosts is None:
+            return local
+        return self.hosts.open(local, layout, capacity, self.socket, self.block_size, self.verify)
 
 
 VineyardCacheConfig = SharedMemoryCacheConfig  # its name in the original

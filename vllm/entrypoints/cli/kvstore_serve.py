@@ -39,12 +39,35 @@ def make_parser() -> FlexibleArgumentParser:
         help="Of a token (layers x 2 x tensor); default: what the first client needs, until "
         "nothing is stored and nobody is connected.",
     )
+    others = parser.add_argument_group("other hosts")
+    others.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Let other hosts read and write over TCP; needs --directory and --secret.",
+    )
+    others.add_argument(
+        "--advertise",
+        default="",
+        metavar="HOST:PORT",
+        help="Where other hosts find this one; default: what --listen says.",
+    )
+    others.add_argument(
+        "--directory", metavar="URL", help="The Redis that says who has what: redis://HOST:PORT/0."
+    )
+    others.add_argument(
+        "--secret",
+        metavar="FILE",
+        help="At least 32 bytes that all hosts share, mode 0600; proven, not sent.",
+    )
     return parser
 
 
 def main(words: Sequence[str]) -> int:
     parser = make_parser()
     args = parser.parse_args(list(words))
+    given = [args.listen is not None, args.directory is not None, args.secret is not None]
+    if any(given) != all(given):
+        parser.error("--listen, --directory and --secret go together")
     stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -53,12 +76,31 @@ def main(words: Sequence[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    peer = None
     try:
         server = library().Server(args.socket, args.size, args.slot_size)
-    except (ValueError, RuntimeError) as error:
+        if args.listen is not None:
+            from vllm.kvstore.hosts.directory import Directory
+            from vllm.kvstore.hosts.peer import Peer
+            from vllm.kvstore.hosts.talk import read_secret
+
+            secret = read_secret(args.secret)
+            peer = Peer(
+                args.socket,
+                args.listen,
+                Directory(args.directory),
+                secret,
+                advertise=args.advertise,
+            )
+    except (ValueError, RuntimeError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
-    print(f"serving {args.size} bytes at {args.socket}", flush=True)
-    while not stopped:
-        server.run(SLICE)
+    others = f", other hosts at {peer.address}" if peer else ""
+    print(f"serving {args.size} bytes at {args.socket}{others}", flush=True)
+    try:
+        while not stopped:
+            server.run(SLICE)
+    finally:
+        if peer:
+            peer.close()
     return 0
