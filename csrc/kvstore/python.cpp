@@ -306,10 +306,9 @@ class Cache {
     AddressArray addresses;
     if (!objects && nb::try_cast(tensors, addresses)) {
       expect(addresses, tokens);
-      flat.reserve(addresses.size());
-      for (size_t i = 0; i < addresses.size(); ++i) {
-        flat.push_back({reinterpret_cast<void*>(addresses.data()[i]), tensor_bytes_});
-      }
+      const uint64_t* address = addresses.data();
+      flat.resize(addresses.size());
+      for (kvs_tensor& tensor : flat) tensor = {reinterpret_cast<void*>(*address++), tensor_bytes_};
       return flat;
     }
     size_t given = PySequence_Size(tensors.ptr());

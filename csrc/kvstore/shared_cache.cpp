@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "copy.h"
+
 namespace kvstore {
 
 using wire::Verb;
@@ -196,11 +198,16 @@ Status SharedCache::update(Tokens prefix, Tokens tokens, const kvs_tensor* tenso
                            size_t& updated) {
   KVS_TRY(bounded(prefix.size() + tokens.size()));
   const size_t each_token = layout_.tensors(), bytes = layout_.tensor_bytes;
+  const bool much = tokens.size() * layout_.token_bytes() >= kStreamFrom;
+  auto copy = [&](uint8_t* to, const uint8_t* from, size_t n) {
+    much ? stream(to, from, n) : void(memcpy(to, from, n));
+  };
   updated = store(parts_of(prefix, tokens), prefix.size(), prefix.size() + tokens.size(), 0,
                   [&](size_t i, uint8_t* where) {
-                    for (size_t j = 0; j < each_token; ++j) {
-                      memcpy(where + j * bytes, tensors[i * each_token + j].data, bytes);
-                    }
+                    in_runs(tensors + i * each_token, each_token, bytes,
+                            [&](size_t at, const uint8_t* from, size_t run) {
+                              copy(where + at, from, run);
+                            });
                   });
   return {};
 }
@@ -217,21 +224,22 @@ Status SharedCache::query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, siz
     return Status::invalid("lease is null, and there are tensors without data");
   }
   auto found = find(parts_of(prefix, tokens), prefix.size(), prefix.size() + tokens.size(), 0);
-  auto bring = [&](size_t i) {
-    for (size_t j = 0; j < each_token; ++j) {
-      kvs_tensor& tensor = tensors[i * each_token + j];
-      const uint8_t* where = found.units[i] + j * bytes;
-      if (tensor.data) {
-        memcpy(tensor.data, where, bytes);
-      } else {
-        tensor = {const_cast<uint8_t*>(where), bytes};
-      }
-    }
-  };
+  const bool much = found.units.size() * layout_.token_bytes() >= kStreamFrom;
   if (copies) {
-    each(found.units.size(), bring);
-  } else {
-    for (size_t i = 0; i < found.units.size(); ++i) bring(i);
+    each(found.units.size(), [&](size_t i) {
+      in_runs(tensors + i * each_token, each_token, bytes,
+              [&](size_t at, uint8_t* to, size_t run) {
+                if (!to) return;
+                much ? stream(to, found.units[i] + at, run)
+                     : void(memcpy(to, found.units[i] + at, run));
+              });
+    });
+  }
+  if (points) {
+    for (size_t i = 0; i < found.units.size() * each_token; ++i) {
+      if (tensors[i].data) continue;
+      tensors[i] = {const_cast<uint8_t*>(found.units[i / each_token] + i % each_token * bytes), bytes};
+    }
   }
   if (points) *lease = std::move(found.held);
   matched = found.units.size();

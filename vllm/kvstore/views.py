@@ -35,11 +35,11 @@ def addresses(array: Any, layers: int, tensor_bytes: int) -> npt.NDArray[np.uint
         expected *= length
     if expected != tensor_bytes:
         raise ValueError(f"a tensor of the array has {expected} bytes, not {tensor_bytes}")
-    grid = np.full(shape[:3], base, dtype=np.int64)
-    for axis in range(3):
-        steps = np.arange(shape[axis], dtype=np.int64) * strides[axis]
-        grid += steps.reshape([-1 if i == axis else 1 for i in range(3)])
-    return grid.astype(np.uint64)
+    steps = [
+        np.arange(n, dtype=np.int64) * step for n, step in zip(shape[:3], strides[:3], strict=True)
+    ]
+    pair = (base + steps[1])[:, None] + steps[2]
+    return (steps[0][:, None, None] + pair).view(np.uint64)
 
 
 def numpy_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:

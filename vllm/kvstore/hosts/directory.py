@@ -32,7 +32,7 @@ class Directory:
             from redis.exceptions import RedisError
         except ImportError:
             raise ValueError(
-                "directory: several hosts need the package redis (pip install redis)"
+                "directory: several hosts need the package redis (pip install vllm[shared])"
             ) from None
         self._errors: tuple[type[Exception], ...] = (RedisError, OSError)
         try:
