@@ -133,15 +133,10 @@ Status Attachment::map(int arena) {
       static_cast<uint64_t>(found.st_size) < arena_.bytes) {
     return {KVS_IO, "the daemon's arena is not what it says"};
   }
+  // What is found is handed out through a mapping that cannot be written to.
   auto mapped = [&](int protection) {
     void* base = mmap(nullptr, arena_.bytes, protection, MAP_SHARED, arena, 0);
-    if (base == MAP_FAILED) return static_cast<void*>(nullptr);
-    // The pages are there; this saves the faults of the first touch. Older kernels do without.
-    madvise(base, arena_.bytes, MADV_HUGEPAGE);
-#ifdef MADV_POPULATE_WRITE
-    madvise(base, arena_.bytes, protection & PROT_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
-#endif
-    return base;
+    return base == MAP_FAILED ? nullptr : base;
   };
   read_ = mapped(PROT_READ);
   write_ = mapped(PROT_READ | PROT_WRITE);

@@ -42,6 +42,9 @@ class Cache {
   virtual Status update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors, size_t& updated) = 0;
   virtual Status query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
                        Lease* lease) = 0;
+  virtual Status locate(Tokens, Tokens, const void**, size_t&, Lease&) {
+    return Status::invalid("only shared memory has anything in place");
+  }
   virtual Status put(const Digest& key, const void* blob, bool& stored) = 0;
   virtual Status get(const Digest& key, void* blob, bool& found) = 0;
   virtual Status contains(std::span<const Digest> keys, uint8_t* out) = 0;

@@ -17,6 +17,12 @@ struct kvs_cache {
   uint64_t last_lease = 0;
   std::unordered_map<uint64_t, Lease> leases;
 
+  uint64_t keep(Lease lease) {
+    std::lock_guard lock(mutex);
+    leases[++last_lease] = std::move(lease);
+    return last_lease;
+  }
+
   std::shared_ptr<Cache> open() {
     std::lock_guard lock(mutex);
     return impl;
@@ -134,11 +140,21 @@ int kvs_query(kvs_cache* cache, const int32_t* prefix, size_t num_prefix, const 
     Lease held;
     KVS_TRY(c.query({prefix, num_prefix}, {tokens, num_tokens}, tensors, *matched,
                     lease ? &held : nullptr));
-    if (held) {
-      std::lock_guard lock(cache->mutex);
-      *lease = ++cache->last_lease;
-      cache->leases[*lease] = std::move(held);
-    }
+    if (held) *lease = cache->keep(std::move(held));
+    return {};
+  });
+}
+
+int kvs_locate(kvs_cache* cache, const int32_t* prefix, size_t num_prefix, const int32_t* tokens,
+               size_t num_tokens, const void** where, size_t* matched, uint64_t* lease) {
+  return with(cache, [&](Cache& c) -> Status {
+    *matched = 0;
+    *lease = 0;
+    if (num_prefix && !prefix) return Status::invalid("prefix is null");
+    if (num_tokens && (!tokens || !where)) return Status::invalid("tokens or where is null");
+    Lease held;
+    KVS_TRY(c.locate({prefix, num_prefix}, {tokens, num_tokens}, where, *matched, held));
+    if (held) *lease = cache->keep(std::move(held));
     return {};
   });
 }

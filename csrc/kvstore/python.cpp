@@ -32,6 +32,7 @@ void done(int code) {
 }
 
 using TokenArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using TokenAddresses = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AddressArray = nb::ndarray<uint64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 
 // int32 tokens of whatever was given; numbers that do not fit are a TypeError.
@@ -145,15 +146,20 @@ class Cache {
     return matched;
   }
 
-  // (match, lease or None); the addresses [tokens, layers, 2] of what was found, in place.
-  nb::tuple locate(nb::handle prefix, nb::handle tokens, AddressArray addresses) {
+  // (match, lease or None); `where` [tokens] gets the address of each token's tensors, in place.
+  nb::tuple locate(nb::handle prefix, nb::handle tokens, TokenAddresses where) {
     TokenList head(prefix), body(tokens);
-    expect(addresses, body.size());
-    std::vector<kvs_tensor> flat(addresses.size(), kvs_tensor{nullptr, 0});
-    auto [matched, lease] = find(head, body, flat.data());
-    for (size_t i = 0; i < matched * layers_ * 2; ++i) {
-      addresses.data()[i] = reinterpret_cast<uint64_t>(flat[i].data);
+    if (where.size() != body.size()) raise(invalid_error, "where is not [tokens]");
+    static_assert(sizeof(uint64_t) == sizeof(const void*));
+    size_t matched = 0;
+    uint64_t lease = 0;
+    int code;
+    {
+      nb::gil_scoped_release unlocked;
+      code = kvs_locate(cache_.get(), head.data(), head.size(), body.data(), body.size(),
+                        reinterpret_cast<const void**>(where.data()), &matched, &lease);
     }
+    done(code);
     nb::object owner = nb::none();
     if (lease) owner = nb::cast(std::make_shared<Lease>(cache_, lease));
     return nb::make_tuple(matched, owner);
@@ -464,7 +470,7 @@ NB_MODULE(_kvstore, m) {
           "threads"_a, "socket"_a, "capacity"_a, "checksums"_a, "lazy"_a, "retry"_a)
       .def("update", &Cache::update, "prefix"_a.none(), "tokens"_a, "tensors"_a)
       .def("query", &Cache::query, "prefix"_a.none(), "tokens"_a, "tensors"_a)
-      .def("locate", &Cache::locate, "prefix"_a.none(), "tokens"_a, "addresses"_a)
+      .def("locate", &Cache::locate, "prefix"_a.none(), "tokens"_a, "where"_a)
       .def("fill", &Cache::fill, "prefix"_a.none(), "tokens"_a, "addresses"_a)
       .def("put", &Cache::put, "key"_a, "blob"_a)
       .def("get", &Cache::get, "key"_a, "blob"_a)

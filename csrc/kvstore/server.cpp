@@ -50,6 +50,21 @@ static Status private_folder(const std::string& path) {
   return {};
 }
 
+// Pages that are only allocated are cleared by whoever comes first: let it be us. Reading does it, so
+// it does not matter who uses them meanwhile.
+void Server::warm() {
+  constexpr uint64_t kPart = uint64_t{64} << 20;
+  for (uint64_t at = 0; at < bytes_ && !stop_; at += kPart) {
+    const uint64_t length = std::min(kPart, bytes_ - at);
+    void* base = mmap(nullptr, length, PROT_READ, MAP_SHARED, arena_, at);
+    if (base == MAP_FAILED) return;  // then the first user pays
+    for (uint64_t i = 0; i < length && !stop_; i += 4096) {
+      (void)static_cast<const volatile char*>(base)[i];
+    }
+    munmap(base, length);
+  }
+}
+
 Status Server::open(const std::string& path, uint64_t bytes, uint64_t slot_bytes,
                     std::unique_ptr<Server>& out) {
   sockaddr_un name;
@@ -66,8 +81,8 @@ Status Server::open(const std::string& path, uint64_t bytes, uint64_t slot_bytes
     return Status::invalid("socket: another daemon serves " + path);
   }
 
-  // Sealed, so that no client's access can run past the end; allocated now, so that neither the
-  // first writer pays for the pages nor a full machine kills it.
+  // Sealed, so that no client's access can run past the end; allocated now, so that a machine whose
+  // memory is full says so here and does not kill the writer that finds out.
   server->arena_ = memfd_create("kv", MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (server->arena_ < 0) return Status::system("the arena");
   if (ftruncate(server->arena_, server->bytes_) ||
@@ -94,11 +109,14 @@ Status Server::open(const std::string& path, uint64_t bytes, uint64_t slot_bytes
     return Status::system("epoll");
   }
   server->listening_ = true;
+  server->warming_ = std::thread(&Server::warm, server.get());
   out = std::move(server);
   return {};
 }
 
 Server::~Server() {
+  stop_ = true;
+  if (warming_.joinable()) warming_.join();
   if (bound_) unlink(path_.c_str());
   for (auto& [fd, client] : clients_) close(fd);
   for (int fd : {listener_, poll_, arena_, lock_}) {

@@ -7,9 +7,11 @@
 // until it leaves by itself.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 #include <unordered_map>
 
 #include "radix.h"
@@ -33,6 +35,7 @@ class Server {
   struct Hold;
   Server(std::string path, uint64_t bytes, uint64_t slot_bytes);
 
+  void warm();
   void accept_client();
   void receive(Client& client);
   void flush(Client& client);
@@ -60,6 +63,8 @@ class Server {
   std::unique_ptr<Index> index_;
   std::unordered_map<int, std::unique_ptr<Client>> clients_;  // by descriptor
   uint64_t hits_ = 0, misses_ = 0, evicted_before_ = 0;
+  std::thread warming_;
+  std::atomic<bool> stop_ = false;
   std::mutex mutex_;  // run() against stats() and check()
 };
 

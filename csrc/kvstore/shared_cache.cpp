@@ -246,6 +246,16 @@ Status SharedCache::query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, siz
   return {};
 }
 
+Status SharedCache::locate(Tokens prefix, Tokens tokens, const void** where, size_t& matched,
+                           Lease& lease) {
+  KVS_TRY(bounded(prefix.size() + tokens.size()));
+  auto found = find(parts_of(prefix, tokens), prefix.size(), prefix.size() + tokens.size(), 0);
+  std::copy(found.units.begin(), found.units.end(), where);
+  matched = found.units.size();
+  lease = std::move(found.held);
+  return {};
+}
+
 Status SharedCache::put(const Digest& key, const void* blob, bool& stored) {
   stored = store(parts_of(key), 0, 1, wire::kByKey, [&](size_t, uint8_t* where) {
              memcpy(where, blob, layout_.token_bytes());

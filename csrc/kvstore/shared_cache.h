@@ -55,6 +55,8 @@ class SharedCache : public Cache {
   Status update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors, size_t& updated) override;
   Status query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
                Lease* lease) override;
+  Status locate(Tokens prefix, Tokens tokens, const void** where, size_t& matched,
+                Lease& lease) override;
   Status put(const Digest& key, const void* blob, bool& stored) override;
   Status get(const Digest& key, void* blob, bool& found) override;
   Status contains(std::span<const Digest> keys, uint8_t* out) override;

@@ -80,6 +80,7 @@ def test_both_spellings(tmp_path: Path) -> None:
         (lambda root: cache(root, rank=1), "world_size"),
         (lambda root: cache(root, rank=2, world_size=2), "rank"),
         (lambda root: cache(root, cache_capacity=0), "cache_capacity"),
+        (lambda root: cache(root).find([1]), "only shared memory has anything in place"),
         (lambda root: cache(root).update([1], []), "1 tokens, but tensors of 0"),
         (lambda root: cache(root).update([1], [[]]), "0 layers"),
         (lambda root: cache(root).update([1], np.zeros((1, 2, 2, 5), "f4")), "20 bytes, not 16"),

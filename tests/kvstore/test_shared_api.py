@@ -80,6 +80,11 @@ def test_a_match_is_views(tmp_path: Path) -> None:
             assert np.array_equal(match.numpy(7, np.float32, [4]), given[7])
             assert torch.equal(match.torch(7, torch.float32, [4]), torch.from_numpy(given[7]))
             assert np.array_equal(numpy_view(match.tensor(9, 1, 1), np.float32), given[9, 1, 1])
+            assert match.addresses.shape == (40, LAYERS, 2)
+            assert int(match.addresses[9, 1, 1]) == match.tensor(9, 1, 1).data
+            for index in ((40, 0, 0), (-1, 0, 0), (0, LAYERS, 0), (0, 0, 2)):
+                with pytest.raises(IndexError):
+                    match.tensor(*index)
             assert daemon.stat()["pinned"] == 40
         assert store.find([1]).count == 0
         assert store.find([11], prefix=tokens[:11]).count == 1

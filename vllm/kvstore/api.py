@@ -127,9 +127,10 @@ class KVCache:
 
         Raises ValueError for a cache of files, which has nothing in place.
         """
-        where = np.zeros((len(tokens), self.layer, 2), dtype=np.uint64)
+        where = np.empty(len(tokens), dtype=np.uint64)
         count, lease = self._cache.locate(prefix, tokens, where)
-        return Match(count, where, lease, self.tensor_nbytes, library().KVTensor)
+        shape = (self.layer, self.tensor_nbytes)
+        return Match(count, where, lease, shape, library().KVTensor)
 
     def put(self, key: bytes, blob: npt.NDArray[np.uint8]) -> bool:
         """Store `2 * layer * tensor_nbytes` bytes under the 32 bytes of a key; whether they are."""

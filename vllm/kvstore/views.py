@@ -68,30 +68,45 @@ class Match:
     """
 
     def __init__(
-        self, count: int, where: npt.NDArray[np.uint64], lease: Any, tensor_bytes: int, kind: Any
+        self,
+        count: int,
+        where: npt.NDArray[np.uint64],
+        lease: Any,
+        shape: tuple[int, int],
+        kind: Any,
     ) -> None:
+        """`where`: the address of each token's tensors; `shape`: layers, bytes of a tensor."""
         self.count = count
-        self.addresses = where[:count]  # uint64 [count, layers, 2]
+        self._where = where[:count]
         self._lease = lease
-        self._tensor_bytes = tensor_bytes
+        self._layers, self._tensor_bytes = shape
         self._kind = kind
 
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]:
+        """Of each tensor: uint64 `[count, layers, 2]`."""
+        steps = np.arange(self._layers * 2, dtype=np.uint64) * np.uint64(self._tensor_bytes)
+        return (self._where[:, None] + steps).reshape(self.count, self._layers, 2)
+
     def tensor(self, token: int, layer: int, value: int) -> Any:
-        """The KVTensor of K (`value` 0) or V (1)."""
-        return self._kind(int(self.addresses[token, layer, value]), self._tensor_bytes, self._lease)
+        """The KVTensor of K (`value` 0) or V (1). Raises IndexError."""
+        if not (0 <= token < self.count and 0 <= layer < self._layers and 0 <= value < 2):
+            raise IndexError(f"there is no tensor [{token}, {layer}, {value}]")
+        at = int(self._where[token]) + (layer * 2 + value) * self._tensor_bytes
+        return self._kind(at, self._tensor_bytes, self._lease)
 
     def numpy(self, token: int, dtype: Any, shape: Sequence[int]) -> npt.NDArray[Any]:
         """A token's tensors as `[layers, 2, *shape]`."""
-        return numpy_view(self._token(token), dtype, [self.addresses.shape[1], 2, *shape])
+        return numpy_view(self._token(token), dtype, [self._layers, 2, *shape])
 
     def torch(self, token: int, dtype: Any, shape: Sequence[int]) -> Any:
         """A token's tensors as `[layers, 2, *shape]`, torch's."""
-        return torch_view(self._token(token), dtype, [self.addresses.shape[1], 2, *shape])
+        return torch_view(self._token(token), dtype, [self._layers, 2, *shape])
 
     def _token(self, token: int) -> Any:
         """All of a token's tensors, which lie one behind the other."""
-        size = self.addresses.shape[1] * 2 * self._tensor_bytes
-        return self._kind(int(self.addresses[token, 0, 0]), size, self._lease)
+        size = self._layers * 2 * self._tensor_bytes
+        return self._kind(int(self._where[range(self.count)[token]]), size, self._lease)
 
     def release(self) -> None:
         """Views must not be read any more."""

@@ -138,9 +138,9 @@ class HostsCache:
         self._bring(prefix, tokens)
         return int(self._local.query(prefix, tokens, tensors))
 
-    def locate(self, prefix: Any, tokens: Any, addresses: Any) -> tuple[int, Any]:
+    def locate(self, prefix: Any, tokens: Any, where: Any) -> tuple[int, Any]:
         self._bring(prefix, tokens)
-        found: tuple[int, Any] = self._local.locate(prefix, tokens, addresses)
+        found: tuple[int, Any] = self._local.locate(prefix, tokens, where)
         return found
 
     def fill(self, prefix: Any, tokens: Any, addresses: Any) -> int:
@@ -187,7 +187,7 @@ class HostsCache:
                 return
 
     def _here(self, path: npt.NDArray[np.int32]) -> int:
-        where = np.empty((len(path), self._layout.layers, 2), np.uint64)
+        where = np.empty(len(path), np.uint64)
         matched, lease = self._local.locate(None, path, where)
         if lease is not None:
             lease.release()
@@ -337,13 +337,13 @@ class HostsCache:
         most = max(1, MAX_PAYLOAD // 2 // self._token_bytes)
         while first < len(path):
             rest = path[first : first + most]
-            where = np.zeros((len(rest), self._layout.layers, 2), np.uint64)
+            where = np.empty(len(rest), np.uint64)
             matched, lease = self._local.locate(path[:first], rest, where)
             if matched < len(rest):
                 return False
             tensor = library().KVTensor
             ask = {"verb": "write", "keyed": False, "tokens": first + len(rest), "first": first}
-            data = (tensor(int(where[i, 0, 0]), self._token_bytes, lease) for i in range(matched))
+            data = (tensor(int(where[i]), self._token_bytes, lease) for i in range(matched))
             reply = self._ask(ident, address, ask, path[: first + len(rest)], *data)
             if reply is None:
                 return None

@@ -134,12 +134,12 @@ class Peer:
             data = np.frombuffer(payload[4 * count :], np.uint8)
             return line.send({"count": cache.update(prefix, rest, spread(data, rest, layout))})
         rest = rest[: MAX_PAYLOAD // token_bytes]
-        where = np.zeros((len(rest), layout.layers, 2), np.uint64)
+        where = np.empty(len(rest), np.uint64)
         matched, lease = cache.locate(prefix, rest, where)
         tensor = library().KVTensor
         line.send(
             {"count": matched},
-            *(tensor(int(where[i, 0, 0]), token_bytes, lease) for i in range(matched)),
+            *(tensor(int(where[i]), token_bytes, lease) for i in range(matched)),
         )
 
     def _open(self, given: dict[str, Any], capacity: int) -> tuple[Any, Layout]:

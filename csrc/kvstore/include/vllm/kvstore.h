@@ -111,6 +111,10 @@ KVS_API int kvs_update(kvs_cache* cache, const int32_t* prefix, size_t num_prefi
 KVS_API int kvs_query(kvs_cache* cache, const int32_t* prefix, size_t num_prefix,
                       const int32_t* tokens, size_t num_tokens, kvs_tensor* tensors, size_t* matched,
                       uint64_t* lease);
+// The same, shared memory only, with one pointer a token: all its tensors lie one behind the other.
+KVS_API int kvs_locate(kvs_cache* cache, const int32_t* prefix, size_t num_prefix,
+                       const int32_t* tokens, size_t num_tokens, const void** where, size_t* matched,
+                       uint64_t* lease);
 // Also after kvs_close.
 KVS_API int kvs_release(kvs_cache* cache, uint64_t lease);
 
@@ -138,9 +142,10 @@ KVS_API void kvs_free(kvs_cache* cache);
 
 typedef struct kvs_server kvs_server;
 
-// An arena of `bytes`, touched page by page, and a socket, 0600, in a folder that only we may enter.
-// Its slots are of slot_bytes (2 * layers * tensor_bytes of a layout); 0: of what the first client
-// needs, and anew whenever nothing is stored and nobody is connected.
+// An arena of `bytes`, allocated here and touched page by page while it serves, and a socket, 0600,
+// in a folder that only we may enter. Its slots are of slot_bytes (2 * layers * tensor_bytes of a
+// layout); 0: of what the first client needs, and anew whenever nothing is stored and nobody is
+// connected.
 KVS_API int kvs_server_open(const char* socket, uint64_t bytes, uint64_t slot_bytes,
                             kvs_server** out);
 // Serve for so long (milliseconds; negative: until an error).
