@@ -95,7 +95,11 @@ Status Server::open(const std::string& path, uint64_t bytes, uint64_t slot_bytes
 
   server->listener_ = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (server->listener_ < 0) return Status::system("socket");
-  if (unlink(path.c_str()) && errno != ENOENT) return Status::system("socket: " + path);
+  struct stat found;
+  if (lstat(path.c_str(), &found) == 0) {
+    if (!S_ISSOCK(found.st_mode)) return Status::invalid("socket: " + path + " is no socket");
+    if (unlink(path.c_str())) return Status::system("socket: " + path);  // a dead daemon's
+  }
   if (bind(server->listener_, reinterpret_cast<sockaddr*>(&name), sizeof name)) {
     return Status::system("socket: " + path);
   }

@@ -230,10 +230,22 @@ def test_who_does_not_know_the_secret_gets_nothing(tmp_path: Path, redis: Redis)
                 with contextlib.suppress(ConnectionError):
                     while bad.recv(4096):
                         pass
-        line = Line.connect(where, ours.read_bytes(), 2)
-        line.send({"verb": "read"})
-        with pytest.raises(PeerError):
-            line.receive()
+        whole = {"layout": one.cache._cache._asks["layout"], "capacity": 9, "keyed": False}
+        for header in (
+            {"verb": "read"},
+            {**whole, "verb": "read", "tokens": 5, "first": 9},
+            {**whole, "verb": "read", "tokens": -1, "first": -1},
+            {**whole, "verb": "write", "tokens": 1, "first": 0},
+            {**whole, "verb": "read", "capacity": float("inf")},
+            {**whole, "verb": "read", "layout": [3]},
+            {**whole, "verb": "read", "layout": {**whole["layout"], "layers": "many"}},
+            {**whole, "verb": "read", "keyed": True},
+        ):
+            line = Line.connect(where, ours.read_bytes(), 2)
+            line.send(header)
+            with pytest.raises(PeerError):
+                line.receive()
+            line.close()
         assert one.cache.update(TOKENS, contents(TOKENS)) == 22
     theirs.chmod(0o644)
     with pytest.raises(ValueError, match="mode 0600"):

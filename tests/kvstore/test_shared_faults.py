@@ -86,6 +86,11 @@ def test_socket_and_folder_are_ours_alone(tmp_path: Path) -> None:
         maps = Path("/proc/self/maps").read_text()
         assert {line.split()[-2] for line in maps.splitlines() if "memfd:" in line} <= {"/memfd:kv"}
     assert not daemon.socket.exists()
+    taken = tmp_path / "run" / "notes"
+    taken.write_text("mine")
+    with pytest.raises(ValueError, match="is no socket"):
+        library().Server(str(taken), 4096)
+    assert taken.read_text() == "mine"
     open_folder = tmp_path / "open"
     open_folder.mkdir(mode=0o755)
     open_folder.chmod(0o755)
@@ -297,6 +302,7 @@ def test_readers_need_no_second_try_while_others_write(tmp_path: Path) -> None:
     """The original's seventh defect: 54 of 91 queries failed while it synchronised."""
     with in_thread(tmp_path, size=1 << 22) as daemon, cache(daemon.socket) as store:
         store.update(TOKENS, tensors(TOKENS))
+        held = store.find(TOKENS)  # else it may go while this thread has to wait its turn
         stop = threading.Event()
 
         def write() -> None:
@@ -315,6 +321,7 @@ def test_readers_need_no_second_try_while_others_write(tmp_path: Path) -> None:
                 match = store.find(TOKENS)
                 assert match.count == 8
                 assert np.array_equal(match.numpy(7, np.float32, [4]), tensors([7])[0])
+            held.release()
         finally:
             stop.set()
             for thread in threads:

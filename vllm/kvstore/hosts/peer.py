@@ -106,7 +106,15 @@ class Peer:
             while not self._stop.is_set():
                 header, payload = line.receive(wait=IDLE)
                 self._answer(line, header, payload)
-        except (PeerError, ValueError, TypeError, KeyError, RuntimeError):
+        except (
+            PeerError,
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ):
             pass  # what it sent makes no sense, or it left: nothing here depends on it
         finally:
             with self._lock:
