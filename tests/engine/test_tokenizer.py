@@ -371,3 +371,17 @@ def test_ordinary_arithmetic_of_templates(tmp_path: Path) -> None:
     template = "{{ '-' * 3 }}{{ 2 ** 10 }}{{ 'x'.center(5) }}{{ 1.5 * 2 }}"
     tokenizer = Tokenizer(folder(tmp_path, "byte_level"), template)
     assert tokenizer.render_chat([{"role": "user", "content": "a"}]) == "---1024  x  3.0"
+
+
+def test_spans_are_the_tokens_that_hold_the_characters(tmp_path: Path) -> None:
+    tokenizer = Tokenizer(folder(tmp_path, "byte_level"))
+    text = "Hello world, the é is two bytes"
+    ids = tokenizer.encode(text)
+    for start, end in ((0, 5), (6, 11), (17, 18), (0, len(text)), (3, 8)):
+        [(first, last)] = tokenizer.spans(text, [(start, end)])
+        assert text[start:end] in tokenizer.decode(ids[first:last])
+        for less in ((first + 1, last), (first, last - 1)):
+            assert text[start:end] not in tokenizer.decode(ids[slice(*less)])
+    both = tokenizer.spans(text, [(0, 5), (90, 99), (6, 11)])
+    assert both == [*tokenizer.spans(text, [(0, 5)]), *tokenizer.spans(text, [(6, 11)])]
+    assert tokenizer.spans("", [(0, 3)]) == []

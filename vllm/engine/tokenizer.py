@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -59,13 +60,21 @@ class Tokenizer:
             raise VLLMValidationError("the text is not valid Unicode", parameter="prompt")
         return self._rust.encode(text, add_special_tokens=add_special_tokens).ids
 
-    def span(
-        self, text: str, start: int, end: int, *, add_special_tokens: bool = True
-    ) -> tuple[int, int]:
-        """[first, last) of the tokens of `text` that hold any of its characters [start, end)."""
+    def spans(
+        self, text: str, places: list[tuple[int, int]], *, add_special_tokens: bool = True
+    ) -> list[tuple[int, int]]:
+        """For each [start, end) in characters: [first, last) of the tokens that hold any of them.
+
+        A place that no token holds is left out.
+        """
         encoding = self._rust.encode(text, add_special_tokens=add_special_tokens)
-        held = [i for i, (a, b) in enumerate(encoding.offsets) if a < end and b > start]
-        return (held[0], held[-1] + 1) if held else (0, 0)
+        begins, ends = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2).T
+        found = []
+        for start, end in places:
+            held = np.flatnonzero((begins < end) & (ends > start))
+            if len(held):
+                found.append((int(held[0]), int(held[-1]) + 1))
+        return found
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return self._rust.decode(list(ids), skip_special_tokens=skip_special_tokens)

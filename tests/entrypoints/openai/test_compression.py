@@ -203,6 +203,28 @@ async def test_messages_become_spans(
     assert [held(squeezer, span).strip() for span in spans] == contents
 
 
+async def test_equal_messages_and_words_like_marks_are_told_apart(
+    squeezing: httpx.AsyncClient, squeezer: FakeEngine
+) -> None:
+    same = [{"role": r, "content": "<|x|> It is. "} for r in ("user", "assistant", "user")]
+    body = {"messages": same, "protected_messages": [1, 2]}
+    assert (await squeezing.post(CHAT, json=body)).status_code == 200
+    first, second = squeezer.asked[0].params.protected_spans or []
+    assert held(squeezer, first) == held(squeezer, second)
+    begins = [i for i, t in enumerate(squeezer.asked[0].ids) if t == squeezer.asked[0].ids[1]]
+    assert begins[0] < first[0] < first[1] < second[0], "not the first message's"
+
+
+async def test_a_message_without_content_protects_nothing(
+    squeezing: httpx.AsyncClient, squeezer: FakeEngine
+) -> None:
+    blank = {"role": "user", "content": "  "}
+    body = {"messages": [blank, USER], "protected_messages": [0, 1]}
+    assert (await squeezing.post(CHAT, json=body)).status_code == 200
+    [span] = squeezer.asked[0].params.protected_spans or []
+    assert held(squeezer, span).strip() == USER["content"]
+
+
 async def test_the_message_that_is_continued_can_be_protected(
     squeezing: httpx.AsyncClient, squeezer: FakeEngine
 ) -> None:

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import secrets
+from collections.abc import Callable
+from typing import Literal
 
 from vllm.core.compression import MAX_SPANS
 from vllm.core.errors import VLLMValidationError
-from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.openai.messages import Message
 
 FIELD = "protected_messages"
 Which = Literal["system"] | list[int]
-# Stand around a message's content while it is rendered once more, to see where it went.
-_BEGINS, _ENDS = "<|protected from here|>", "<|protected to here|>"
 
 
-def protected_spans(
-    tokenizer: Tokenizer,
-    messages: list[Message],
-    which: Which,
-    text: str,
-    render: Any,
-    *,
-    add_special_tokens: bool,
+def places(
+    messages: list[Message], which: Which, text: str, render: Callable[[list[Message]], str]
 ) -> list[tuple[int, int]]:
-    """[start, end) in tokens of the content of each of `which` messages in the rendered `text`.
+    """[start, end) in characters of the contents of `which` messages in the rendered `text`.
 
     which: indices of messages, or "system" for all system messages. render: messages -> text, as
-    `text` was rendered. Raises VLLMValidationError, naming protected_messages.
+    `text` was rendered; it is asked once more, with marks around the contents. Raises
+    VLLMValidationError, naming protected_messages.
     """
     if which == "system":
         which = [i for i, m in enumerate(messages) if m.role in ("system", "developer")]
     if len(which) > MAX_SPANS:
         raise VLLMValidationError(f"{FIELD} takes at most {MAX_SPANS} messages", parameter=FIELD)
-    spans = []
+    mark = f"<|{secrets.token_hex(8)}|>"  # which no client can have written
+    marked, count = list(messages), 0
     for i in sorted(set(which)):
         if not 0 <= i < len(messages):
             raise VLLMValidationError(
@@ -41,26 +36,20 @@ def protected_spans(
                 parameter=FIELD,
                 value=i,
             )
-        start, end = _place(messages, i, text, render)
-        tokens = tokenizer.span(text, start, end, add_special_tokens=add_special_tokens)
-        if tokens[0] < tokens[1]:
-            spans.append(tokens)
-    return spans
-
-
-def _place(messages: list[Message], i: int, text: str, render: Any) -> tuple[int, int]:
-    """Where message i's content stands in `text`, in characters."""
-    content = messages[i].plain(f"messages.{i}")["content"].strip()
-    marked = messages[i].model_copy(update={"content": f"{_BEGINS}{content}{_ENDS}"})
-    shown = render([*messages[:i], marked, *messages[i + 1 :]])
-    before, begins, rest = shown.partition(_BEGINS)
-    inside, ends, after = rest.partition(_ENDS)
-    around = text.startswith(before) and text.endswith(after)
-    if not (begins and ends and around and inside in text[len(before) :]):
+        content = messages[i].plain(f"messages.{i}").get("content") or ""
+        core = content.strip()
+        if core:  # inside its blanks, which templates may strip
+            around = content.split(core, 1)
+            wrapped = f"{around[0]}{mark}{core}{mark}{around[1]}"
+            marked[i] = messages[i].model_copy(update={"content": wrapped})
+            count += 1
+    parts = render(marked).split(mark) if count else [text]
+    if len(parts) != 2 * count + 1 or "".join(parts) != text:
         raise VLLMValidationError(
-            f"{FIELD}: the chat template does not show message {i} as it is",
+            f"{FIELD}: the chat template does not show these messages once and as they are",
             parameter=FIELD,
-            value=i,
         )
-    start = text.index(inside, len(before))
-    return start, start + len(inside)
+    ends = [0]
+    for part in parts:
+        ends.append(ends[-1] + len(part))
+    return [(ends[k], ends[k + 1]) for k in range(1, len(parts), 2)]

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -96,12 +97,15 @@ class Server:
         return self.engine.tokenizer
 
     async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        tokenizer = self.tokenizer()
-        if len(text) <= _THREAD_ABOVE_CHARS:
-            return tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(
-            tokenizer.encode, text, add_special_tokens=add_special_tokens
-        )
+        encode = partial(self.tokenizer().encode, text, add_special_tokens=add_special_tokens)
+        return encode() if len(text) <= _THREAD_ABOVE_CHARS else await asyncio.to_thread(encode)
+
+    async def spans(
+        self, text: str, places: list[tuple[int, int]], *, add_special_tokens: bool
+    ) -> list[tuple[int, int]]:
+        """See Tokenizer.spans."""
+        find = partial(self.tokenizer().spans, text, places, add_special_tokens=add_special_tokens)
+        return find() if len(text) <= _THREAD_ABOVE_CHARS else await asyncio.to_thread(find)
 
     async def attend(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
         """Do the work unless the client hangs up; see `Running.attend`."""

@@ -13,7 +13,7 @@ from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams
 from vllm.entrypoints.openai.compression import Count, check_compression
 from vllm.entrypoints.openai.messages import Message, Scalar, render
-from vllm.entrypoints.openai.protected import protected_spans
+from vllm.entrypoints.openai.protected import places
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.speech import Speech
 from vllm.entrypoints.openai.state import Job, Server, engine_id
@@ -136,12 +136,9 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
         prompt_logprobs=body.prompt_logprobs,
     )
     if body.protected_messages is not None:
-        spans = protected_spans(
-            server.tokenizer(),
-            body.messages,
-            body.protected_messages,
+        spans = await server.spans(
             text,
-            rendered,
+            places(body.messages, body.protected_messages, text, rendered),
             add_special_tokens=body.add_special_tokens,
         )
         params.protected_spans = [*(params.protected_spans or []), *spans]
