@@ -93,8 +93,9 @@ def plot(found: dict[str, Any], folder: Path) -> None:
         row[0].set_ylabel("% of the full cache's answers")
     for axes in panels[-1]:
         axes.set_xlabel("compression rate")
-    panels[0][0].legend(fontsize="x-small")
-    fig.tight_layout()
+    lines, names = panels[0][0].get_legend_handles_labels()
+    fig.legend(lines, names, loc="lower center", ncols=len(names), fontsize="small")
+    fig.tight_layout(rect=(0, 0.06, 1, 1))
     for kind in ("png", "svg"):
         fig.savefig(folder / f"recall.{kind}", dpi=120)
     plt.close(fig)
