@@ -46,6 +46,19 @@ def test_openai_client() -> None:
         server.stop()
 
 
+def test_shared_cache(tmp_path: Path) -> None:
+    shared = ["--shared-cache", f"file://{tmp_path}/kv"]
+    servers = [Server(*shared)]
+    try:
+        servers.append(Server(*shared))
+        first, second = run("shared_cache.py", *(s.url for s in servers)).splitlines()
+        assert "4821" in first and "{}" in first
+        assert "4821" in second and "'shared'" in second
+    finally:
+        for server in servers:
+            server.stop()
+
+
 def test_every_example_is_run_here() -> None:
     source = Path(__file__).read_text(encoding="utf-8")
     files = [p.name for p in EXAMPLES.glob("*.py") if p.name != "__init__.py"]
