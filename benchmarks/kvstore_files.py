@@ -4,8 +4,9 @@ python -m benchmarks.kvstore_files [--rounds 10] [--rates 400 700] [--folder DIR
 
 Chunks of 16 tokens, 64 KiB a token: a file of 1 MiB and a page. Each round makes new chunks
 (update), drops the page cache and reads them (query), and has fio write and read as much in blocks
-of the same size with direct I/O and as many threads. Memory is distinct for each token. Both sides
-flush what they write. Needs fio and, for the group, root; without it the comparison is bare.
+of the same size with direct I/O and as many threads. Memory is distinct for each token. With
+`--sync data` both sides also flush: each file of ours, fio's at their end. Needs fio and, for the
+group, root; without it the comparison is bare.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CHUNK, LAYERS, TENSOR = 16, 8, 4096  # 64 KiB a token
 THREADS = 8
 
 
-def fio(folder: Path, way: str, chunks: int) -> list[str]:
+def fio(folder: Path, way: str, chunks: int, sync: str) -> list[str]:
     size = CHUNK * LAYERS * 2 * TENSOR
     return [
         "fio",
@@ -42,16 +43,16 @@ def fio(folder: Path, way: str, chunks: int) -> list[str]:
         f"--size={size * chunks // THREADS}",
         f"--numjobs={THREADS}",
         "--direct=1",
-        "--end_fsync=1",
+        f"--end_fsync={int(sync != 'none')}",
         "--fallocate=none",
         "--group_reporting",
         "--output-format=json",
     ]
 
 
-def own(root: Path, chunks: int) -> dict[str, float]:
+def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
     """Seconds in which a cache stores so many chunks, and finds them again."""
-    config = FileCacheConfig(chunk_size=CHUNK, root=root, sync="data")
+    config = FileCacheConfig(chunk_size=CHUNK, root=root, sync=sync)
     tokens = np.arange(chunks * CHUNK, dtype=np.int32)
     shape = (len(tokens), LAYERS, 2, TENSOR)
     given = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
@@ -70,7 +71,7 @@ def own(root: Path, chunks: int) -> dict[str, float]:
         return {"update": update, "query": query, "direct": float(cache.attached)}
 
 
-def against_fio(folder: Path, rounds: int, rate: int, chunks: int) -> Any:
+def against_fio(folder: Path, rounds: int, rate: int, chunks: int, sync: str) -> Any:
     total = chunks * CHUNK * LAYERS * 2 * TENSOR
     ours: dict[str, float] = {}
     root = folder / "kv"
@@ -78,11 +79,12 @@ def against_fio(folder: Path, rounds: int, rate: int, chunks: int) -> Any:
     def update() -> float:
         shutil.rmtree(root, ignore_errors=True)
         command = [sys.executable, "-m", "benchmarks.kvstore_files", "--own", str(root)]
-        ours.update(json.loads(within(members, [*command, "--chunks", str(chunks)])))
+        command += ["--chunks", str(chunks), "--sync", sync]
+        ours.update(json.loads(within(members, command)))
         return ours["update"]
 
     def of_fio(way: str) -> float:
-        told = json.loads(within(members, fio(folder, way, chunks)))
+        told = json.loads(within(members, fio(folder, way, chunks, sync)))
         return total / float(told["jobs"][0][way]["bw_bytes"])
 
     with throttled(folder, rate) as members:
@@ -111,18 +113,19 @@ def main() -> None:
     parser.add_argument("--rates", type=int, nargs="+", default=[400, 700], help="MiB a second")
     parser.add_argument("--folder", help="on the disk to measure; default: a temporary one")
     parser.add_argument("--chunks", type=int, default=512)
+    parser.add_argument("--sync", choices=["none", "data"], default="none")
     parser.add_argument("--json", help="where to write the results")
     parser.add_argument("--own", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.own:
-        print(json.dumps(own(Path(args.own), args.chunks)))
+        print(json.dumps(own(Path(args.own), args.chunks, args.sync)))
         return
     if shutil.which("fio") is None:
         sys.exit("fio is not installed")
     results = {}
     for rate in args.rates:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            result = against_fio(Path(folder), args.rounds, rate << 20, args.chunks)
+            result = against_fio(Path(folder), args.rounds, rate << 20, args.chunks, args.sync)
         results[str(rate)] = result
         print(f"throttled to {result['throttled_to']} B/s, direct I/O {result['direct']}")
         print(f"{'update, of fio':36} {spread(result['update_of_fio'])}")

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from vllm.entrypoints.openai.admin import _plain
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
@@ -133,6 +134,11 @@ async def test_server_info_shows_no_key(connect: Connect, monkeypatch: pytest.Mo
         assert "secret" not in told.text
         assert told.json()["vllm_env"]["VLLM_LOG_STATS_INTERVAL"] == "7"
     assert told.json()["vllm_config"]["cache"]["block_size"] == 16
+
+
+def test_urls_are_shown_without_passwords() -> None:
+    assert _plain({"a": ["redis://me:secret@host:1/0"]}) == {"a": ["redis://host:1/0"]}
+    assert _plain("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
 async def test_the_gauge_of_sleep(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:

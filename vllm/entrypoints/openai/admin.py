@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,4 +139,8 @@ def _plain(value: Any) -> Any:
         return {str(name): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, str):  # a URL may have a password in it
+        return re.sub(r"(://)[^/@]*@", r"\1", value)
+    return value
