@@ -27,7 +27,7 @@ from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
 from vllm.sampling_params import SamplingParams
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 4, 256, 688, 8, 4, 4096
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2, 128, 344, 4, 2, 1024
 BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
 PROTECTED = 16
 RATES = (64, 8, 2)
@@ -183,8 +183,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--prompt", type=int, default=768)
-    parser.add_argument("--output", type=int, default=192)
+    parser.add_argument("--prompt", type=int, default=512)
+    parser.add_argument("--output", type=int, default=256)
     parser.add_argument("--interval", type=int, default=32)
     parser.add_argument("--only", choices=("throughput", "idle", "prefill"))
     parser.add_argument("--json")

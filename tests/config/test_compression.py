@@ -71,7 +71,7 @@ def test_every_flag_reaches_the_settings(tmp_path: Any) -> None:
         "--max-kv-per-compression 1000 --prefill-metric-collection-window-size 16 "
         "--prefill-metric-collection-block-size 128 --metric-collection-buffer-size 10 "
         "--metric-aggregation L1-avg --no-maxpool-metrics --only-prefill-metrics "
-        f"--kv-head-bias-path {path} --kv-head-bias-weight 0.5 --share-compressed-prefixes "
+        f"--kv-head-bias-path {path} --kv-head-bias-weight 0.5 "
         "--seed 5"
     ).split()
     made = parse(*words).create_engine_config().compression
@@ -98,7 +98,6 @@ def test_every_flag_reaches_the_settings(tmp_path: Any) -> None:
         control_layers=(1, 3),
         bias=made.bias,
         bias_weight=0.5,
-        share_prefixes=True,
         seed=5,
     )
     flagged = {w.removeprefix("--").removeprefix("no-").replace("-", "_") for w in words}

@@ -8,6 +8,7 @@ computed is a wrong one for everybody else, and reading it is an error.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,8 @@ class CompressingExecutor(FakeExecutor):
         self.flat = self.memory.reshape(-1)
         self.kept: dict[int, Kept] = {}
         self.parked: dict[int, Kept | None] = {}
+        self.began: dict[int, int] = {}  # the first position that a sequence computed
+        self.salt: Callable[[int], str | None] = lambda seq: None
         self.resumed = 0
         self.compressions = 0
         self.dropped = 0
@@ -69,6 +72,8 @@ class CompressingExecutor(FakeExecutor):
                     assert not len(left), "as many head blocks as it had"
                     self.kept[new.seq] = kept
             assert (new.head_blocks is None) == (new.seq not in self.kept)
+            if not new.resumed:
+                self.began[new.seq] = int(plan.starts[plan.seqs.index(new.seq)])
         super()._apply(plan)
 
     def _extend(self, seq: int, blocks: list[int], tokens: int) -> None:
@@ -143,14 +148,17 @@ class CompressingExecutor(FakeExecutor):
     def right(self, seq: int, position: int, head: int) -> int:
         kept = self.kept.get(seq)
         gaps = [] if kept is None else [g for g in kept.gaps if g[0] <= position]
-        said = f"{self.rows[seq].tokens[: position + 1]} {head} {gaps}"
+        said = f"{self.rows[seq].tokens[: position + 1]} {head} {gaps} {self.salt(seq)}"
         return zlib.crc32(said.encode()) + 1
 
     # ---- orders -------------------------------------------------------------------------------
 
     def _compress(self, order: Compress) -> np.ndarray:
         row, size = self.rows[order.seq], self.size
-        assert row.new.compression is not None, "it never asked for that"
+        wish = row.new.compression
+        assert wish is not None, "it never asked for that"
+        unseen = 0 if wish.window is None else max(0, row.new.prompt_len - wish.window)
+        assert wish.window == 0 or self.began[order.seq] <= unseen, "R2: queries were not computed"
         self._read_all(order.seq, order.tokens)
         before = self.slots(order.seq, order.tokens)
         said = f"{row.tokens[: order.tokens]} {order.budget} {self.seed}"
@@ -207,6 +215,14 @@ class CompressingDrive(Drive):
         self.fake = CompressingExecutor(
             self.kv, config.max_num_seqs, config.max_num_batched_tokens, heads, choices
         )
+        self.salts: dict[int, str | None] = {}
+        self.fake.salt = self.salts.get
+
+    def add(self, *args, **fields) -> str:
+        name = super().add(*args, **fields)
+        for sequence in self.scheduler._by_request.get(name, ()):
+            self.salts[sequence.number] = sequence.request.cache_salt
+        return name
 
     def step(self) -> StepPlan:
         plan = super().step()

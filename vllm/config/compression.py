@@ -37,7 +37,6 @@ class CompressionSettings:
     control_layers: tuple[int, ...] = ()
     bias: HeadBias | None = None
     bias_weight: float = 1.0
-    share_prefixes: bool = False
     seed: int = 0
 
     def window_of(self, metric: str) -> int | None:

@@ -75,9 +75,6 @@ class CompressionArgs:
         None, GROUP, "An .npz or .safetensors file: bias [layers, heads, bins], pos_bins [bins]."
     )
     kv_head_bias_weight: float = flag(1.0, GROUP, "What the bias is multiplied by.")
-    share_compressed_prefixes: bool = flag(
-        False, GROUP, "Publish a compressed prompt as a whole, for prompts that begin with it."
-    )
 
     def compression(self, model: ModelConfig, seed: int) -> CompressionSettings | None:
         """None without --enable-kvc. Raises ValueError naming the argument at fault."""
@@ -129,7 +126,6 @@ class CompressionArgs:
             if self.kv_head_bias_path is None
             else read_head_bias(self.kv_head_bias_path, model.num_layers, model.num_kv_heads),
             bias_weight=self.kv_head_bias_weight,
-            share_prefixes=self.share_compressed_prefixes,
             seed=seed,
         )
         return settings
