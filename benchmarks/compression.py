@@ -5,7 +5,8 @@
 A small Llama with random weights; the cache holds about three requests at their longest, and all
 requests are there at once. The contenders take turns. Lines:
 
-    tokens/s   generated tokens a second of all requests: without compression, and at each rate
+    tokens/s   generated tokens a second of all requests: without compression, with memory for
+               64 of them (what running many at once can bring on this machine), and at each rate
     idle       --enable-kvc with nothing compressed against an engine without it
     prefill    the share of a long prompt's time that compressing it takes
 """
@@ -27,10 +28,11 @@ from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
 from vllm.sampling_params import SamplingParams
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2, 128, 344, 4, 2, 1024
+LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, DIM, VOCAB = 4, 512, 1376, 8, 2, 64, 4096
 BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
 PROTECTED = 16
-RATES = (64, 8, 2)
+MOST = 64  # requests at their longest for which there is room without compression, to compare
+RATES = (64, 8)
 
 
 def make_model(folder: Path) -> None:
@@ -42,12 +44,13 @@ def make_model(folder: Path) -> None:
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
         num_key_value_heads=KV_HEADS,
+        head_dim=DIM,
         vocab_size=VOCAB,
-        max_position_embeddings=2048,
+        max_position_embeddings=4096,
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
 class Contender:
@@ -57,8 +60,9 @@ class Contender:
             skip_tokenizer_init=True,
             block_size=BLOCK,
             num_gpu_blocks_override=blocks,
-            max_model_len=min(2048, blocks * BLOCK),
+            max_model_len=min(4096, blocks * BLOCK),
             max_num_batched_tokens=1024,
+            max_num_seqs=64,
             enable_prefix_caching=False,
             **options,
         )
@@ -89,7 +93,10 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Many requests in little memory, once a contender and round."""
     longest = options.prompt + options.output
     blocks = FULL * -(-longest // BLOCK)
-    contenders = {"off": Contender(folder, blocks)}
+    contenders = {
+        "off": Contender(folder, blocks),
+        "room": Contender(folder, blocks * MOST // FULL),
+    }
     for rate in RATES:
         contenders[f"{rate}x"] = Contender(
             folder,
@@ -98,6 +105,7 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             target_compression_rate=1 / rate,
             protected_window_size=PROTECTED,
             compression_interval=options.interval,
+            only_prefill_metrics=not options.decode_metrics,
         )
     work = prompts(options.requests, options.prompt)
     for contender in contenders.values():
@@ -184,8 +192,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--output", type=int, default=256)
+    parser.add_argument("--output", type=int, default=512)
     parser.add_argument("--interval", type=int, default=32)
+    parser.add_argument(
+        "--decode-metrics", action="store_true", help="observe decode queries as well"
+    )
     parser.add_argument("--only", choices=("throughput", "idle", "prefill"))
     parser.add_argument("--json")
     options = parser.parse_args()

@@ -3,8 +3,8 @@
 python -m examples.agents.supervisor --num-workers 100 --num-rounds 2
 
 The instructions are by far the longest part of each prompt. Cached, they are computed once; with
---compress they are also kept compressed (`max_cache_tokens`), each worker's for itself, so that more
-of them fit at once. The server must have been started with --enable-kvc then.
+--compress they are also kept compressed (`max_cache_tokens`), each worker's for itself, so that
+more of them fit at once. The server must have been started with --enable-kvc then.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ from vllm.kv.slabs import Slabs
 from vllm.kv.spec import KVSpec
 from vllm.kv.table import HeadTable
 
+NONE = np.empty(0, dtype=np.int32)
+
 
 class Heads:
     def __init__(self, spec: KVSpec, pool: BlockPool) -> None:
@@ -57,7 +59,8 @@ class Heads:
     def grow(self, seq: int, tokens: int) -> np.ndarray | None:
         """Head blocks added so that the table holds `tokens` tokens; None when too few are left."""
         table = self.tables[seq]
-        added = self.slabs.allocate(table.missing(tokens))
+        missing = table.missing(tokens)
+        added = self.slabs.allocate(missing) if missing else NONE
         if added is not None:
             table.extend(tokens, added)
         return added

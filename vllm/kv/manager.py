@@ -516,7 +516,8 @@ class KVManager:
         Head blocks, as `core.plan.StepPlan` wants them, where the sequence is compressed.
         """
         if seq in self._heads.tables:
-            if not self._has_room(self._heads.blocks_to_grow(seq, tokens)):
+            blocks = self._heads.blocks_to_grow(seq, tokens)
+            if blocks and not self._has_room(blocks):
                 return None
             added = self._heads.grow(seq, tokens)
             assert added is not None

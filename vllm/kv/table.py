@@ -45,6 +45,7 @@ class HeadTable:
     tokens: int  # logical length: positions that are behind these KVs
     block_size: int
     total: int  # KVs over all layers and heads
+    spare: int  # further KVs for which every head has room
 
     @classmethod
     def of(
@@ -56,7 +57,8 @@ class HeadTable:
         used, width = int(counts.sum()), int(counts.max())
         table = np.zeros((*lengths.shape, width), dtype=np.int32)
         table[np.arange(width) < counts[..., None]] = head_blocks[:used]
-        made = cls(table, lengths, tokens, block_size, int(lengths.sum()))
+        spare = _spare(lengths, block_size)
+        made = cls(table, lengths, tokens, block_size, int(lengths.sum()), spare)
         return made, head_blocks[used:]
 
     def elsewhere(self, head_blocks: np.ndarray) -> tuple[HeadTable, np.ndarray]:
@@ -76,17 +78,22 @@ class HeadTable:
 
     def missing(self, tokens: int) -> int:
         """Head blocks that the table lacks to hold the KVs of `tokens` tokens."""
-        grown = self.lengths + (tokens - self.tokens)
+        more = tokens - self.tokens
+        if more <= self.spare:
+            return 0
+        grown = self.lengths + more
         return int((-(-grown // self.block_size)).sum() - self.counts.sum())
 
     def extend(self, tokens: int, head_blocks: np.ndarray) -> None:
         """Go on to `tokens` tokens, with as many head blocks as `missing` says."""
-        before = self.counts
-        self.lengths += tokens - self.tokens
-        self.total += (tokens - self.tokens) * self.lengths.size
+        more, before = tokens - self.tokens, self.counts if len(head_blocks) else None
+        self.lengths += more
+        self.total += more * self.lengths.size
         self.tokens = tokens
-        if not len(head_blocks):
+        self.spare -= more
+        if before is None:
             return
+        self.spare = _spare(self.lengths, self.block_size)
         after = self.counts
         short = int(after.max()) - self.head_blocks.shape[2]
         if short > 0:  # twice as wide, so that growing costs little on average
@@ -95,3 +102,7 @@ class HeadTable:
         at = np.arange(self.head_blocks.shape[2])
         new = (at >= before[..., None]) & (at < after[..., None])
         self.head_blocks[new] = head_blocks
+
+
+def _spare(lengths: np.ndarray, block_size: int) -> int:
+    return int((-lengths % block_size).min())

@@ -158,13 +158,15 @@ class Compression:
         """The budget when a compression is due at `tokens` tokens."""
         if tokens < sequence.prompt_len or (params.compress_once and sequence.points):
             return None
-        kvs, goal = self._kv.kept(sequence.number, tokens), self._goal(params, tokens)
-        if tokens > sequence.prompt_len:  # a block a head is the least that gives memory back
+        least = 0
+        if tokens > sequence.prompt_len:
             since = tokens - (sequence.points[-1][0] if sequence.points else sequence.prompt_len)
             if since < self._settings.interval and not self._limit_reached:
                 return None
-            goal += self._kv.spec.block_size * self._kv.heads - 1
-        return self._budget(params, tokens) if kvs > goal else None
+            # A block a head is the least that gives memory back.
+            least = self._kv.spec.block_size * self._kv.heads - 1
+        kvs = self._kv.kept(sequence.number, tokens)
+        return self._budget(params, tokens) if kvs > self._goal(params, tokens) + least else None
 
     def _gain(self, sequence: Sequence) -> int:
         """Whole blocks that a compression between steps would give back."""
@@ -174,6 +176,8 @@ class Compression:
         if sequence.applied < len(sequence.points) or (params.compress_once and sequence.points):
             return 0
         tokens = sequence.computed
+        if sequence.points and tokens - sequence.points[-1][0] < self._kv.spec.block_size:
+            return 0  # it has grown by less than a block since
         over = self._kv.kept(sequence.number, tokens) - self._goal(params, tokens)
         return over // (self._kv.heads * self._kv.spec.block_size)
 
