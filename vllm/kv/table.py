@@ -45,7 +45,10 @@ class HeadTable:
     tokens: int  # logical length: positions that are behind these KVs
     block_size: int
     total: int  # KVs over all layers and heads
-    spare: int  # further KVs for which every head has room
+    spare: int = field(init=False)  # further KVs for which every head has room
+
+    def __post_init__(self) -> None:
+        self.spare = _spare(self.lengths, self.block_size)
 
     @classmethod
     def of(
@@ -57,8 +60,7 @@ class HeadTable:
         used, width = int(counts.sum()), int(counts.max())
         table = np.zeros((*lengths.shape, width), dtype=np.int32)
         table[np.arange(width) < counts[..., None]] = head_blocks[:used]
-        spare = _spare(lengths, block_size)
-        made = cls(table, lengths, tokens, block_size, int(lengths.sum()), spare)
+        made = cls(table, lengths, tokens, block_size, int(lengths.sum()))
         return made, head_blocks[used:]
 
     def elsewhere(self, head_blocks: np.ndarray) -> tuple[HeadTable, np.ndarray]:
