@@ -209,8 +209,9 @@ def end_with_parent(server: CoreServer) -> None:
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
+        # The front end may have been killed. And first of all: `end` lets the process end.
+        shutil.rmtree(server.folder, ignore_errors=True)
         server.end()
-        shutil.rmtree(server.folder, ignore_errors=True)  # the front end may have been killed
         os._exit(0)
 
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
