@@ -47,6 +47,7 @@ DEFAULTS = {
     "compression_metric": None,
     "sinks": None,
     "protected_spans": None,
+    "shared_prefix_tokens": None,
     "reference_token_ids": None,
     "extra_args": None,
 }
@@ -82,6 +83,7 @@ REFUSED: list[tuple[str, Any]] = [
     *[("sinks", v) for v in (-1, True)],
     *[("compress_once", v) for v in (1, "yes")],
     *[("compression_metric", v) for v in ("best", 5, "")],
+    *[("shared_prefix_tokens", v) for v in (0, -1, 1.5, True, "1", 2**31)],
     *[("protected_spans", v) for v in (5, [1], [[1]], [[1, 2, 3]], [[2, 2]], [[3, 1]], [[-1, 2]])],
     *[("protected_spans", v) for v in ([["a", "b"]], [[0, 2**31]], [[0, 1]] * 65)],
     *[("reference_token_ids", v) for v in ([], 5, [-1], ["a"], "12")],
@@ -235,6 +237,7 @@ def full() -> SamplingParams:
         compression_metric="knorm",
         sinks=4,
         protected_spans=[(1, 3)],
+        shared_prefix_tokens=7,
         extra_args={"x": {"y": [1, 2.5, "z", None]}},
     )
 

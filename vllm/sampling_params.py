@@ -49,8 +49,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     1e-5 means greedy, one below 0.01 is raised to 0.01. `logprobs=-1` means the whole vocabulary.
     `prompt_logprobs` needs every prompt position's logits, so it reads no cached prefix.
 
-    The fields from max_cache_tokens to protected_spans override what the engine compresses by; None
-    leaves its default, and max_cache_tokens=-1 is None. See docs/compression.md.
+    The fields from max_cache_tokens to shared_prefix_tokens override what the engine compresses by;
+    None leaves its default, and max_cache_tokens=-1 is None. See docs/compression.md.
     reference_token_ids: the output is these tokens, whatever the model would say, with the logprobs
     that it gives them (teacher forcing); it ends behind them, whatever max_tokens is.
     """
@@ -89,6 +89,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
     compression_metric: str | None = None
     sinks: int | None = None
     protected_spans: list[tuple[int, int]] | None = None
+    shared_prefix_tokens: int | None = None
     reference_token_ids: list[int] | None = None
     extra_args: dict[str, Any] | None = None
 
@@ -211,6 +212,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True):
                 )
         for name in ("protected_window_size", "metric_collection_buffer_size", "sinks"):
             _integer(name, getattr(self, name), 0, 2**31 - 1, optional=True)
+        _integer("shared_prefix_tokens", self.shared_prefix_tokens, 1, 2**31 - 1, optional=True)
         if self.compress_once is not None and not isinstance(self.compress_once, bool):
             raise VLLMValidationError(
                 "compress_once must be true or false",

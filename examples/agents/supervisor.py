@@ -3,8 +3,9 @@
 python -m examples.agents.supervisor --num-workers 100 --num-rounds 2
 
 The instructions are by far the longest part of each prompt. Cached, they are computed once; with
---compress they are also kept compressed (`max_cache_tokens`), each worker's for itself, so that
-more of them fit at once. The server must have been started with --enable-kvc then.
+--compress they are also kept compressed (`max_cache_tokens`), so that more of them fit at once: the
+server must have been started with --enable-kvc then. Each worker's are compressed for itself, but
+with --share (and a server with --share-compressed-prefixes) once: later workers begin with a copy.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ async def supervise(
     sentences: int = 120,
     answer_tokens: int = 16,
     compress: int | None = None,
+    share: bool = False,
     progress: tqdm[object] | None = None,
 ) -> list[str]:
     """The supervisor's summary of each round.
 
-    sentences: of the instructions. compress: KVs that a worker keeps of each head.
+    sentences: of the instructions. compress: KVs that a worker keeps of each head. share: compress
+    the instructions once for all.
     """
     told = facts(rng, 20)
     instructions = f"You are a worker. Answer from these notes. {document(rng, sentences, told)}"
     extra: dict[str, Any] = {} if compress is None else {"max_cache_tokens": compress}
+    if share:
+        extra["shared_prefix"] = "system"
     known = list(told)
 
     async def work(name: str) -> str:
@@ -72,8 +77,13 @@ def main() -> int:
     parser.add_argument("--num-rounds", type=int, default=2)
     parser.add_argument("--sentences", type=int, default=120, help="Length of the instructions.")
     parser.add_argument("--compress", type=int, metavar="KVS", help="KVs kept of each head.")
+    parser.add_argument(
+        "--share", action="store_true", help="Share the compressed instructions; with --compress."
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.share and args.compress is None:
+        parser.error("--share needs --compress")
 
     async def work() -> None:
         with tqdm(total=args.num_workers * args.num_rounds, unit="answer") as bar:
@@ -84,6 +94,7 @@ def main() -> int:
                 rounds=args.num_rounds,
                 sentences=args.sentences,
                 compress=args.compress,
+                share=args.share,
                 progress=bar,
             )
         for number, summary in enumerate(said, 1):

@@ -80,6 +80,10 @@ async def test_workers_share_their_instructions() -> None:
     assert len(work) == 8
     assert len({p.partition("\nuser")[0] for p in work}) == 1
     assert {"max_cache_tokens": 64} in model.extra
+    await supervisor.supervise(
+        model, random.Random(0), workers=1, rounds=1, sentences=30, compress=64, share=True
+    )
+    assert {"max_cache_tokens": 64, "shared_prefix": "system"} in model.extra
 
 
 async def test_crosswords_are_scored_by_letter() -> None:

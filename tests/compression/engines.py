@@ -55,6 +55,7 @@ class Ran:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[Tensor] = field(default_factory=list)  # float32 [V] each
     cached: int = 0
+    sources: dict[str, int] = field(default_factory=dict)
     preemptions: int = 0
     stats: CompressionStats | None = None
     reason: str | None = None
@@ -136,6 +137,7 @@ class Engine:
         *,
         max_tokens: int = 12,
         logprobs: bool = True,
+        salt: str | None = None,
         **sampling,
     ) -> None:
         made = SamplingParams(
@@ -155,6 +157,7 @@ class Engine:
                 max_tokens=max_tokens,
                 arrival=0.0,
                 compression=params,
+                cache_salt=salt,
             )
         )
 
@@ -172,6 +175,7 @@ class Engine:
                     line[torch.tensor(told.ids)] = torch.tensor(told.logprobs)
                     mine.logprobs.append(line)
                 mine.cached, mine.preemptions = output.num_cached_tokens, output.preemptions
+                mine.sources = output.cached_by_source
                 mine.stats, mine.reason = output.compression, output.finish_reason
         self.core.check()
         assert self.kv.usage == 0

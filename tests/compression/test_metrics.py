@@ -54,6 +54,16 @@ def test_kvc_of_a_window(power, average, buffer, max_pool):
     close(metric.score(dataclasses.replace(o, running=added)), o, want)
 
 
+@pytest.mark.parametrize("buffer", [0, 10])
+def test_kvc_averages_over_what_is_new(buffer):
+    """The window stands for the queries that nobody has observed: here it is all of them."""
+    o = observed(queries=8, buffer=buffer, since=32)
+    plain, average = KVC(window=8), KVC(window=8, average=True)
+    torch.testing.assert_close(average.observe(o), plain.observe(o))
+    before = dataclasses.replace(o, since=0)
+    assert not torch.equal(average.observe(before), plain.observe(before))
+
+
 @pytest.mark.parametrize("average", [False, True])
 def test_kvc_pools_each_block_of_queries(average):
     o = observed(queries=8)

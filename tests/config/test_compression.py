@@ -68,6 +68,7 @@ def test_every_flag_reaches_the_settings(tmp_path: Any) -> None:
         "--enable-kvc --max-cache-tokens 128 --protected-window-size 50 --compression-sinks 3 "
         "--compression-metric snapkv --compression-head-floor 0.2 --compression-value-norm "
         "--even-layer-evict --control-layers 1 3 --compression-interval 7 --new-token-limit 9 "
+        "--share-compressed-prefixes "
         "--max-kv-per-compression 1000 --prefill-metric-collection-window-size 16 "
         "--prefill-metric-collection-block-size 128 --metric-collection-buffer-size 10 "
         "--metric-aggregation L1-avg --no-maxpool-metrics --only-prefill-metrics "
@@ -96,6 +97,7 @@ def test_every_flag_reaches_the_settings(tmp_path: Any) -> None:
         only_prefill=True,
         value_norm=True,
         control_layers=(1, 3),
+        share=True,
         bias=made.bias,
         bias_weight=0.5,
         seed=5,
@@ -257,6 +259,21 @@ def test_wishes_that_cannot_be_met(given: dict[str, Any], field: str) -> None:
     with pytest.raises(VLLMValidationError) as caught:
         CompressionSettings().resolve(SamplingParams(**given), 100)
     assert str(caught.value.parameter).startswith(field)
+
+
+def test_a_shared_prefix() -> None:
+    sharing = CompressionSettings(share=True)
+    asked = {"max_cache_tokens": 80, "shared_prefix_tokens": 99}
+    made = sharing.resolve(SamplingParams(**asked), 100)
+    assert made is not None and made.shared_prefix_tokens == 99
+    for settings, given, says in (
+        (CompressionSettings(), {}, "needs an engine with --share-compressed-prefixes"),
+        (sharing, {"max_cache_tokens": None}, "needs a request that compresses"),
+        (sharing, {"shared_prefix_tokens": 100}, "must be less than the prompt's 100 tokens"),
+    ):
+        with pytest.raises(VLLMValidationError, match=says) as caught:
+            settings.resolve(SamplingParams(**asked | given), 100)
+        assert caught.value.parameter == "shared_prefix_tokens"
 
 
 @pytest.mark.parametrize("name", WISHES)

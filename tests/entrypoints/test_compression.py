@@ -85,6 +85,30 @@ def test_reference_tokens_tell_what_compression_costs(llm: LLM) -> None:
     assert max(abs(a - b) for a, b in zip(*told, strict=True)) > 0.01
 
 
+def test_a_long_system_prompt_is_compressed_once() -> None:
+    options = {"max_model_len": 256, "block_size": BLOCK, "num_gpu_blocks_override": 400}
+    llm = LLM(enable_kvc=True, share_compressed_prefixes=True, **options)
+    rng = random.Random(3)
+    system = [rng.randrange(10, 2000) for _ in range(PROMPT - 20)]
+    params = SamplingParams(
+        temperature=0,
+        max_tokens=8,
+        ignore_eos=True,
+        max_cache_tokens=40,
+        protected_window_size=16,
+        shared_prefix_tokens=len(system),
+    )
+    agents = [system + [rng.randrange(10, 2000) for _ in range(20)] for _ in range(3)]
+    first, *others = [llm.generate(a, params, use_tqdm=False)[0] for a in agents]
+    assert first.cached_by_source == {}
+    assert all(o.cached_by_source == {"compressed": len(system)} for o in others)
+    llm.reset_prefix_cache()
+    again = llm.generate(agents[1], params, use_tqdm=False)[0]
+    assert again.cached_by_source == {}
+    assert again.outputs[0].token_ids == others[0].outputs[0].token_ids
+    llm.shutdown()
+
+
 def test_an_engine_that_does_not_compress_tells_nothing() -> None:
     llm = LLM(max_model_len=64, num_gpu_blocks_override=16)
     (output,) = llm.generate([[5, 6]], SamplingParams(max_tokens=1), use_tqdm=False)

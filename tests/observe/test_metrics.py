@@ -69,6 +69,15 @@ def test_compressions(metrics: Metrics) -> None:
     assert value(metrics, "kv_compression_dropped_kvs_total") == 350
 
 
+def test_compressed_prefixes_are_a_source_of_their_own(metrics: Metrics) -> None:
+    metrics.step(EngineStats(compressed_prefix_hits=40, computed_prompt_tokens=10))
+    assert value(metrics, "prompt_tokens_cached_by_source_total", source="compressed") == 40
+    assert value(metrics, "prompt_tokens_cached_total") == 40
+    assert value(metrics, "prompt_tokens_total") == 50
+    assert value(metrics, "prompt_tokens_by_source_total", source="local_cache_hit") == 40
+    assert value(metrics, "prefix_cache_hits_total") == 0
+
+
 def test_hit_rates_and_tiers(metrics: Metrics) -> None:
     """The core tells totals of each tier; rates are shares of all tokens that were looked up."""
     tier = TierStats("host", capacity=9, blocks=3, queued=1, bytes_loaded=100, corrupt=2)

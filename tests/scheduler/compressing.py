@@ -15,7 +15,7 @@ import numpy as np
 
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams
-from vllm.core.plan import Compress, StepPlan, StepResult
+from vllm.core.plan import Choice, Compress, NewSequence, StepPlan, StepResult
 from vllm.kv.table import HeadTable
 
 from .drive import Drive
@@ -42,14 +42,17 @@ class CompressingExecutor(FakeExecutor):
         self.kept: dict[int, Kept] = {}
         self.parked: dict[int, Kept | None] = {}
         self.began: dict[int, int] = {}  # the first position that a sequence computed
+        self.behind: dict[int, bool] = {}  # whether that was behind a compressed prefix
         self.salt: Callable[[int], str | None] = lambda seq: None
         self.resumed = 0
         self.compressions = 0
         self.dropped = 0
+        self.hits = 0  # sequences that began with a compressed prefix
 
     def execute(self, plan: StepPlan) -> StepResult:
         result = super().execute(plan)
         result.kept = [self._compress(order) for order in plan.compress]
+        result.choices = {o.seq: self._choice(o) for o in plan.compress if o.shared}
         return result
 
     def view(self, block: int) -> memoryview:
@@ -71,10 +74,29 @@ class CompressingExecutor(FakeExecutor):
                     kept.table, left = kept.table.elsewhere(new.head_blocks)
                     assert not len(left), "as many head blocks as it had"
                     self.kept[new.seq] = kept
+            if new.choice is not None:
+                assert not new.resumed
+                self.kept[new.seq] = self._begin(new)
+                self.hits += 1
             assert (new.head_blocks is None) == (new.seq not in self.kept)
             if not new.resumed:
                 self.began[new.seq] = int(plan.starts[plan.seqs.index(new.seq)])
+                self.behind[new.seq] = new.choice is not None
         super()._apply(plan)
+
+    def _begin(self, new: NewSequence) -> Kept:
+        choice = new.choice
+        table, left = HeadTable.of(new.head_blocks, choice.lengths, choice.tokens, self.size)
+        assert not len(left), "as many head blocks as it begins with"
+        positions = [[p for p in head if p >= 0] for head in choice.positions[0].tolist()]
+        return Kept(table, positions, [(choice.tokens, zlib.crc32(str(positions).encode()))])
+
+    def _choice(self, order: Compress) -> Choice:
+        positions = self.kept[order.seq].positions
+        made = np.full((1, self.heads, max(map(len, positions))), -1, dtype=np.int32)
+        for head, mine in enumerate(positions):
+            made[0, head, : len(mine)] = mine
+        return Choice(order.tokens, made, None)
 
     def _extend(self, seq: int, blocks: list[int], tokens: int) -> None:
         kept = self.kept.get(seq)
@@ -157,8 +179,11 @@ class CompressingExecutor(FakeExecutor):
         row, size = self.rows[order.seq], self.size
         wish = row.new.compression
         assert wish is not None, "it never asked for that"
-        unseen = 0 if wish.window is None else max(0, row.new.prompt_len - wish.window)
-        assert wish.window == 0 or self.began[order.seq] <= unseen, "R2: queries were not computed"
+        end = row.new.prompt_len if row.new.prefix is None else row.new.prefix
+        unseen = 0 if wish.window is None else max(0, end - wish.window)
+        if not self.behind[order.seq]:  # else others have seen what is before it
+            seen = self.began[order.seq] <= unseen
+            assert wish.window == 0 or seen, "R2: queries were not computed"
         self._read_all(order.seq, order.tokens)
         before = self.slots(order.seq, order.tokens)
         said = f"{row.tokens[: order.tokens]} {order.budget} {self.seed}"
@@ -217,6 +242,8 @@ class CompressingDrive(Drive):
         )
         self.salts: dict[int, str | None] = {}
         self.fake.salt = self.salts.get
+        if settings.share:
+            self.kv.share_compressed(self.fake)
 
     def add(self, *args, **fields) -> str:
         name = super().add(*args, **fields)
@@ -232,12 +259,16 @@ class CompressingDrive(Drive):
             for block in ids:
                 self.fake.flat[block * self.fake.size : (block + 1) * self.fake.size] = 0
         free = (self.kv.pool.num_blocks - self.kv.pool.held) * self.fake.heads
-        dense = self.kv.pool.held - len(slabs)
-        total = free + slabs.held + slabs.remainder + dense * self.fake.heads
+        snapshots = 0 if self.kv._snapshots is None else self.kv._snapshots.held
+        dense = self.kv.pool.held - len(slabs) - snapshots
+        total = free + slabs.held + slabs.remainder + (dense + snapshots) * self.fake.heads
         assert total == self.kv.pool.num_blocks * self.fake.heads
         return plan
 
     def verify(self) -> None:
+        if self.kv._snapshots is not None:
+            assert not self.kv._snapshots._begun
+            self.kv._snapshots.clear()
         super().verify()
         assert not self.kv._heads.tables
         assert not self.kv._heads._reserved

@@ -169,6 +169,7 @@ class Drive:
         for name in (
             "prefix_queries",
             "prefix_hits",
+            "compressed_prefix_hits",
             "preemptions",
             "computed_prompt_tokens",
             "generated_tokens",
@@ -257,7 +258,7 @@ class Drive:
             len(r.prompt_token_ids) for i, r in self.requests.items() if i not in self.rejected
         )
         hits = totals.prefix_hits + sum(totals.tier_hits.values())
-        known = totals.computed_prompt_tokens + hits
+        known = totals.computed_prompt_tokens + hits + totals.compressed_prefix_hits
         assert known <= prompts
         if not self.aborted:
             assert known == prompts, "a prompt's tokens are cached or computed, each once"

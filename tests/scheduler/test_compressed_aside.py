@@ -27,7 +27,7 @@ def live(seed: int) -> AsideDrive:
         0,
         rng.random() < 0.8,
         heads=heads,
-        settings=CompressionSettings(interval=rng.choice([1, 1, 4])),
+        settings=CompressionSettings(interval=rng.choice([1, 1, 4]), share=seed % 2 == 1),
         choices=seed,
         blocks=blocks,
         size=size,
@@ -39,13 +39,16 @@ def live(seed: int) -> AsideDrive:
     for _ in range(40):
         op = rng.random()
         if op < 0.4:
+            tokens = some_prompt(rng, longest - 1)
+            prefix = rng.choice([4, 9]) if seed % 2 else longest
             wish = params(
+                shared_prefix_tokens=prefix if prefix < len(tokens) else None,
                 max_cache_tokens=rng.choice([1, 3, 6]),
                 compress_once=rng.random() < 0.3,
                 window=rng.choice([0, 2, None]),
             )
             drive.add(
-                some_prompt(rng, longest - 1),
+                tokens,
                 compression=rng.choice([wish, wish, None]),
                 n=rng.choice([1, 1, 2]),
                 max_tokens=rng.choice([3, 10, 20]),
@@ -81,3 +84,4 @@ def live(seed: int) -> AsideDrive:
 def test_random_lives(tens):
     drives = [live(seed) for seed in range(20 * tens, 20 * tens + 20)]
     assert sum(d.fake.resumed for d in drives) > 5
+    assert sum(d.fake.hits for d in drives) > 2

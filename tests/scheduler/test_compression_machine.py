@@ -33,6 +33,7 @@ class CompressionMachine(RuleBasedStateMachine):
                 interval=data.draw(st.sampled_from([1, 1, 3, 100]), "interval"),
                 max_kvs=data.draw(st.sampled_from([10**6, 10]), "KVs a step"),
                 new_token_limit=data.draw(st.sampled_from([None, 5]), "new tokens"),
+                share=data.draw(st.booleans(), "share"),
             ),
             choices=data.draw(st.integers(0, 3), "choices"),
             blocks=blocks,
@@ -58,7 +59,9 @@ class CompressionMachine(RuleBasedStateMachine):
         prompt = prompt + [8 + len(drive.requests) % 3] * own
         wish = None
         if data.draw(st.sampled_from([True, True, True, False]), "compresses"):
+            prefix = data.draw(st.sampled_from([None, 4, 4, 9]), "shared prefix")
             wish = params(
+                shared_prefix_tokens=prefix if prefix is None or prefix < length else None,
                 max_cache_tokens=data.draw(st.sampled_from([1, 3, 6]), "cache"),
                 compress_once=data.draw(st.booleans(), "once"),
                 window=data.draw(st.sampled_from([0, 2, 5, None]), "window"),

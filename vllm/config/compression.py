@@ -21,7 +21,8 @@ class CompressionSettings:
 
     interval: steps between compressions of a decoding sequence. max_kvs: KVs that one step may
     compress. new_token_limit: compress when the batch has generated so many tokens since the last
-    time. window, block, aggregation, max_pool, only_prefill: KV-Compress's metric.
+    time. share: compressed prefixes are kept for others. window, block, aggregation, max_pool,
+    only_prefill: KV-Compress's metric.
     """
 
     defaults: CompressionParams = field(default_factory=CompressionParams)
@@ -35,6 +36,7 @@ class CompressionSettings:
     only_prefill: bool = False
     value_norm: bool = False
     control_layers: tuple[int, ...] = ()
+    share: bool = False
     bias: HeadBias | None = None
     bias_weight: float = 1.0
     seed: int = 0
@@ -84,7 +86,22 @@ class CompressionSettings:
                 f"together protect {made.protected_tokens(prompt_len)} tokens",
                 parameter="protected_spans" if made.protected_spans else "sinks",
             )
+        if made.shared_prefix_tokens is not None:
+            self._check_shared(made, made.shared_prefix_tokens, prompt_len)
         return None if made.asks_for_nothing else made
+
+    def _check_shared(self, made: CompressionParams, tokens: int, prompt_len: int) -> None:
+        """Raises VLLMValidationError for a shared prefix that cannot be, or could not be shared."""
+        if not self.share:
+            why = "needs an engine with --share-compressed-prefixes"
+        elif made.asks_for_nothing:
+            why = "needs a request that compresses: max_cache_tokens or target_compression_rate"
+        elif tokens >= prompt_len:
+            why = f"must be less than the prompt's {prompt_len} tokens, not {tokens}"
+        else:
+            return
+        name = "shared_prefix_tokens"
+        raise VLLMValidationError(f"{name} {why}", parameter=name, value=tokens)
 
 
 def check(params: CompressionParams, given: set[str]) -> None:

@@ -48,6 +48,9 @@ class CompressionArgs:
     control_layers: list[int] = flag(
         None, GROUP, "Layers that keep everything, to compare with; needs even eviction.", many=True
     )
+    share_compressed_prefixes: bool = flag(
+        False, GROUP, "Keep compressed prefixes (shared_prefix_tokens) for later requests."
+    )
     compression_interval: int = flag(
         1, GROUP, "Steps between compressions of a sequence that decodes."
     )
@@ -122,6 +125,7 @@ class CompressionArgs:
             only_prefill=self.only_prefill_metrics,
             value_norm=self.compression_value_norm,
             control_layers=control,
+            share=self.share_compressed_prefixes,
             bias=None
             if self.kv_head_bias_path is None
             else read_head_bias(self.kv_head_bias_path, model.num_layers, model.num_kv_heads),

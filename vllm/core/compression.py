@@ -30,6 +30,7 @@ WISHES = (
     "compression_metric",
     "sinks",
     "protected_spans",
+    "shared_prefix_tokens",
 )
 MAX_SPANS = 64
 
@@ -40,8 +41,9 @@ class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     max_cache_tokens: KVs a head, on average over all layers and heads. target_compression_rate:
     the share of the unprotected KVs that stays, in (0, 1]; it counts where max_cache_tokens is
     None. window: how many of the last prompt queries the metric must see; 0: none, None: all.
-    protected_spans: [start, end) token ranges that are kept whole. head_floor: the share of an even
-    split that every head is sure of.
+    protected_spans: [start, end) token ranges that are kept whole. shared_prefix_tokens: so many of
+    the prompt's first tokens are compressed before the rest, to be shared. head_floor: the share of
+    an even split that every head is sure of.
     """
 
     max_cache_tokens: int | None = None
@@ -53,6 +55,7 @@ class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     window: int | None = 32
     sinks: int = 0
     protected_spans: tuple[tuple[int, int], ...] = ()
+    shared_prefix_tokens: int | None = None
     budget_rule: str = "global"
     head_floor: float = 0.0
 
@@ -74,6 +77,14 @@ class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
         return min(
             whole, math.ceil(open_to_choice * self.target_compression_rate) + protected * heads
         )
+
+    def shape(self, length: int) -> bytes:
+        """Equal for two requests only if both compress the same `length` first tokens alike."""
+        spans = tuple((a, min(b, length)) for a, b in self.protected_spans if a < length)
+        plain = msgspec.structs.replace(
+            self, protected_spans=spans, compress_once=False, shared_prefix_tokens=None
+        )
+        return msgspec.msgpack.encode(plain)
 
     def protected_tokens(self, length: int) -> int:
         """How many of the first `length` positions every head keeps whatever the budget."""

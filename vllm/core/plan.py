@@ -20,6 +20,21 @@ from vllm.sampling_params import SamplingParams
 
 
 @dataclass(slots=True)
+class Choice:
+    """What a compression left of a sequence's first `tokens` tokens, beside the KVs themselves."""
+
+    tokens: int
+    positions: np.ndarray  # int32 [L, H, K]: of the KVs that each head holds, in order; -1 padding
+    running: np.ndarray | None  # float32 [L, H, K]: what the metric has observed of them so far
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """KVs that each head holds, int32 [L, H]."""
+        made: np.ndarray = (self.positions >= 0).sum(-1, dtype=np.int32)
+        return made
+
+
+@dataclass(slots=True)
 class NewSequence:
     """A sequence that the workers do not know, or have forgotten since its preemption."""
 
@@ -34,6 +49,8 @@ class NewSequence:
     compression: CompressionParams | None = None  # None: it is never compressed
     resumed: bool = False  # it was parked, and what it had computed is there again
     head_blocks: np.ndarray | None = None  # int32: all that it has, if it was compressed
+    prefix: int | None = None  # tokens of its prompt that are compressed before the rest
+    choice: Choice | None = None  # it begins behind a compressed prefix, which `head_blocks` hold
 
 
 @dataclass(slots=True)
@@ -43,13 +60,14 @@ class Compress:
     What stays is copied into `head_blocks` (see `kv.table.HeadTable`), in the order of layers and
     heads, each head from a head block of its own on. From then on the sequence's rows name head
     blocks. The workers report how many KVs each head has kept; the rest of `head_blocks` is not
-    theirs any more.
+    theirs any more. Where `shared`, they report the whole choice.
     """
 
     seq: int
     tokens: int  # whose KVs the sequence has by then
     budget: int  # KVs over all layers and heads
     head_blocks: np.ndarray  # int32: enough for whatever is chosen
+    shared: bool = False
 
 
 @dataclass(slots=True)
@@ -86,6 +104,7 @@ class StepResult:
     prompt_logprobs: dict[int, list[TokenLogprobs]] | None = None  # sequence -> this chunk's
     failed: dict[int, str] | None = None  # sequence that sampled in vain -> why; its token is not
     kept: list[np.ndarray] = field(default_factory=list)  # as `compress`: KVs, int32 [L, H]
+    choices: dict[int, Choice] = field(default_factory=dict)  # sequence -> of orders that share
 
 
 class BlockIO(Protocol):

@@ -115,6 +115,7 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     block_gaps: list[float] = []
     compressions: int = 0
     dropped_kvs: int = 0  # by these, over all layers and heads
+    compressed_prefix_hits: int = 0  # tokens, of shared compressed prefixes
     chose_load: int = 0  # cached runs that were loaded, and those that were faster to compute
     chose_compute: int = 0
     chose_both: int = 0  # and those whose end was loaded while their beginning was computed

@@ -66,6 +66,8 @@ class EngineCore:
             self.executor.attach_tiers(kv, config.cache.tiers, key_root)
             if config.scheduler.prefetch:
                 kv.enable_prefetching()
+        if config.compression is not None and config.compression.share:
+            kv.share_compressed(self.executor.blocks)
         if config.cache.events is not None:
             kv.tell(Events(self.capacity.spec.block_size, Publisher(config.cache.events)))
         self.scheduler = Scheduler(

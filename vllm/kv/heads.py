@@ -65,6 +65,12 @@ class Heads:
             table.extend(tokens, added)
         return added
 
+    def begin(self, seq: int, blocks: list[BlockId], lengths: np.ndarray, tokens: int) -> None:
+        """A new sequence's KVs of `tokens` tokens, `lengths` a head, lie packed in these blocks."""
+        taken = self.slabs.adopt(blocks)
+        self.tables[seq], rest = HeadTable.of(taken, lengths, tokens, self._size)
+        self.slabs.release(rest)
+
     # ---- aside and back -----------------------------------------------------------------------
 
     def pack(self, seq: int, view: Callable[[int], memoryview]) -> list[memoryview]:

@@ -33,6 +33,13 @@ def chain(parent: Key, tokens: Sequence[int]) -> Key:
     return Key(hashlib.sha256(parent + array("i", tokens).tobytes()).digest())
 
 
+def compressed(root: Key, tokens: Sequence[int], shape: bytes) -> Key:
+    """The lossy key of a whole prefix: `shape` says how it was compressed. No block ever has it."""
+    digest = hashlib.sha256(b"vllm-kv-compressed" + root)
+    digest.update(len(shape).to_bytes(8, "little") + shape + array("i", tokens).tobytes())
+    return Key(digest.digest())
+
+
 class Lineage:
     """The running keys of one sequence: `exact` until its first compression, then lossy for good.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from vllm.core.plan import BlockIO, Choice
 from vllm.core.request import EngineStats
 from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints
 from vllm.kv.events import Events
@@ -19,12 +20,13 @@ from vllm.kv.evict import make
 from vllm.kv.heads import Heads
 from vllm.kv.hierarchy import Hierarchy, Hit
 from vllm.kv.index import BlockId, Index
-from vllm.kv.lineage import Key, Lineage, root
+from vllm.kv.lineage import Key, Lineage, compressed, root
 from vllm.kv.meeting import Meetings
 from vllm.kv.pool import BlockPool
 from vllm.kv.prefetch import Prefetch
 from vllm.kv.retention import FIRST_TO_GO, LAST_TO_GO, Uses
 from vllm.kv.sessions import VERBS, Sessions
+from vllm.kv.snapshots import Snapshots
 from vllm.kv.spec import KVSpec
 from vllm.kv.spill import Spilled
 from vllm.kv.table import BlockTable
@@ -62,6 +64,7 @@ class KVManager:
         self._tiers: Hierarchy | None = None
         self._prefetch: Prefetch | None = None
         self._meetings: Meetings | None = None
+        self._snapshots: Snapshots | None = None
         self.sessions = Sessions(self.uses.limit)
         self.events: Events | None = None
         self._pool.on_evict = self._evicted
@@ -72,8 +75,17 @@ class KVManager:
 
     @property
     def usage(self) -> float:
-        """Share of the blocks that sequences hold, 0 to 1; cached blocks count as free."""
-        return self._pool.held / self._pool.num_blocks
+        """Share of the blocks that sequences hold, 0 to 1; what is only cached counts as free."""
+        return (self._pool.held - self._in_snapshots) / self._pool.num_blocks
+
+    @property
+    def available(self) -> int:
+        """Blocks that could be had now, were everything given up that no sequence holds."""
+        return self._pool.available + self._in_snapshots
+
+    @property
+    def _in_snapshots(self) -> int:
+        return 0 if self._snapshots is None else self._snapshots.held
 
     def blocks_for(self, tokens: int) -> int:
         return -(-tokens // self.spec.block_size)
@@ -220,15 +232,19 @@ class KVManager:
         table.blocks += new
         return table.cached
 
-    def _has_room(self, blocks: int, shared: Sequence[BlockId] = ()) -> bool:
-        """Whether so many can be had beside these, giving up what was only prefetched for it."""
+    def _has_room(
+        self, blocks: int, shared: Sequence[BlockId] = (), spare: Key | None = None
+    ) -> bool:
+        """Whether so many can be had beside these, giving up for it what was only prefetched, and
+        compressed prefixes but the one with the key `spare`."""
         if blocks <= self._pool.available - self._pool.unheld(shared):
             return True
-        return (
-            self._prefetch is not None
-            and self._prefetch.drop_all()
-            and blocks <= self._pool.available - self._pool.unheld(shared)
-        )
+        if self._prefetch is not None:
+            self._prefetch.drop_all()
+        missing = blocks - (self._pool.available - self._pool.unheld(shared))
+        if self._snapshots is not None:
+            return self._snapshots.give_up(missing, spare)
+        return missing <= 0
 
     # ---- aside and back -----------------------------------------------------------------------
 
@@ -269,7 +285,9 @@ class KVManager:
 
     def resumed(self, seq: int) -> bool:
         """Whether a sequence that has been admitted came back from aside."""
-        return seq in self._heads.tables or self._tables[seq].resumed
+        if seq in self._heads.tables:
+            return self.choice(seq) is None
+        return self._tables[seq].resumed
 
     @property
     def spilling(self) -> bool:
@@ -444,7 +462,11 @@ class KVManager:
 
     def sources(self, seq: int) -> dict[str, int]:
         """Cached tokens of an admitted sequence by the tier that they came from."""
-        return self._tables[seq].sources
+        table = self._tables.get(seq)
+        if table is not None:
+            return table.sources
+        choice = self.choice(seq)
+        return {} if choice is None else {"compressed": choice.tokens}
 
     @property
     def pool(self) -> BlockPool:
@@ -595,6 +617,8 @@ class KVManager:
             self._meetings.drop(seq)
         self._lineages.pop(seq, None)
         self._heads.release(seq)
+        if self._snapshots is not None:
+            self._snapshots.forget(seq)
         table = self._tables.pop(seq, None)
         if table is not None:
             self._release_blocks(seq, table)
@@ -645,6 +669,46 @@ class KVManager:
             table.lineage.lose()
         self._heads.settle(seq, lengths, tokens)
 
+    # ---- compressed prefixes ------------------------------------------------------------------
+
+    def share_compressed(self, io: BlockIO) -> None:
+        """Let sequences share compressed prefixes. Before the first admission."""
+        self._snapshots = Snapshots(self._pool, self._heads, io, self.spec.block_size)
+
+    def shared_key(self, tokens: Sequence[int], salt: str | None, shape: bytes) -> Key | None:
+        """The key of a prefix that is compressed so; None where none are shared."""
+        if self._snapshots is None:
+            return None
+        return compressed(root(self._fingerprint, salt), tokens, shape)
+
+    def share(self, seq: int, key: Key, choice: Choice) -> None:
+        """Keep what a sequence has just been compressed to for others, as long as there is room."""
+        assert self._snapshots is not None
+        self._snapshots.keep(key, seq, choice)
+
+    def admit_shared(self, seq: int, key: Key, tokens: int, headroom: int) -> int | None:
+        """Let a sequence begin with a copy of the compressed prefix, if there is one.
+
+        Returns how many tokens that saves. None, and nothing changes, when there is none, too
+        little room to go on to `tokens` tokens, or when the sequence has something to come back to.
+        """
+        snapshot = None if self._snapshots is None else self._snapshots.find(key)
+        if snapshot is None or self.holds(seq) or self._spilled(seq) is not None:
+            return None
+        assert self._snapshots is not None
+        if not self._has_room(self._snapshots.missing(snapshot, tokens) + headroom, spare=key):
+            return None
+        self._lineages.pop(seq, None)
+        if self._prefetch is not None:
+            self._prefetch.drop(seq)
+        return self._snapshots.begin(seq, key).tokens
+
+    def choice(self, seq: int) -> Choice | None:
+        """The compressed prefix that an admitted sequence began with."""
+        return None if self._snapshots is None else self._snapshots.begun(seq)
+
+    # ---- what a sequence holds ----------------------------------------------------------------
+
     def compressed(self, seq: int) -> bool:
         return seq in self._heads.tables
 
@@ -668,6 +732,8 @@ class KVManager:
 
     def prompt_keys(self, seq: int, tokens: int) -> Sequence[Key]:
         """The keys of an admitted sequence's full blocks among its first `tokens` tokens."""
+        if seq not in self._tables:
+            return ()
         lineage = self._tables[seq].lineage
         return () if lineage.lossy else lineage.keys()[: tokens // self.spec.block_size]
 
@@ -698,6 +764,8 @@ class KVManager:
             self._prefetch.drop_all()
         if not self._pool.forget_cached():
             return False
+        if self._snapshots is not None:
+            self._snapshots.clear()
         if below or self._tiers is None:
             self.sessions.clear()
             if self.events is not None:
@@ -728,6 +796,9 @@ class KVManager:
         if self._prefetch is not None:
             holders.append(self._prefetch.blocks())
         holders.append(list(self._heads.slabs.blocks()))
+        if self._snapshots is not None:
+            holders.append(list(self._snapshots.blocks()))
+            self._snapshots.check()
         self._heads.check()
         assert not self._heads.tables.keys() & self._tables.keys()
         self.sessions.check()

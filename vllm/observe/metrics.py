@@ -6,6 +6,7 @@ count comes from the same step statistics, so these hold at any time:
     prompt_tokens = sum(prompt_tokens_by_source)
     sum(prompt_tokens_cached_by_source) = prompt_tokens_cached
                                         = prefix_cache_hits + external_prefix_cache_hits
+                                          + those of shared compressed prefixes
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from vllm.observe import reader
 ENGINE = "0"
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 PROMPT_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
-CACHE_SOURCES = ("device", "host", "disk", "shared")
+CACHE_SOURCES = ("device", "host", "disk", "shared")  # and compressed
 HIT_RATES = {"device": "gpu", "host": "cpu", "disk": "disk", "shared": "shared"}
 TIERS = CACHE_SOURCES[1:]
 TIER_GAUGES = {
@@ -133,7 +134,7 @@ class Metrics:
         self._cached = self._counter("prompt_tokens_cached", "Prompt tokens that were cached.")
         self._cached_by_source = self._many(
             Counter, "prompt_tokens_cached_by_source", "Cached prompt tokens by tier.",
-            "source", CACHE_SOURCES,
+            "source", (*CACHE_SOURCES, "compressed"),
         )  # fmt: skip
         self._hit_rates = {
             tier: self._gauge(
@@ -243,8 +244,12 @@ class Metrics:
             self._external_queries.inc(stats.prefix_queries - hits)
         if computed:
             self._by_source["local_compute"].inc(computed)
-        self._cached.inc(hits + below)
-        self._prompt.inc(hits + below + computed)
+        lossy = stats.compressed_prefix_hits
+        if lossy:
+            self._cached_by_source["compressed"].inc(lossy)
+            self._by_source["local_cache_hit"].inc(lossy)
+        self._cached.inc(hits + below + lossy)
+        self._prompt.inc(hits + below + lossy + computed)
         if stats.generated_tokens:
             self._generated.inc(stats.generated_tokens)
         if stats.preemptions:

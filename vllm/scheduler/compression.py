@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams, CompressionStats
-from vllm.core.plan import Compress
+from vllm.core.plan import Choice, Compress
 from vllm.kv.manager import KVManager
 from vllm.scheduler.sequence import Sequence
 
@@ -37,6 +37,18 @@ class Compression:
 
     # ---- what the scheduler asks --------------------------------------------------------------
 
+    def prepare(self, sequence: Sequence) -> None:
+        """A sequence has come: the prefix that it is to share is the first to be compressed."""
+        params = sequence.compression
+        if params is None or params.shared_prefix_tokens is None:
+            return
+        tokens = params.shared_prefix_tokens
+        if tokens * self._kv.heads <= self._goal(params, tokens):
+            return  # all of it stays: what the ordinary cache has of it is as good
+        sequence.points.append((tokens, self._budget(params, tokens)))
+        salt = sequence.request.cache_salt
+        sequence.shared = self._kv.shared_key(sequence.tokens[:tokens], salt, params.shape(tokens))
+
     def readable(self, sequence: Sequence) -> int:
         """How many of its tokens may come from the cache: rule R2 of the caching contract."""
         params = sequence.compression
@@ -46,7 +58,7 @@ class Compression:
             return 0
         if params.window == 0:
             return len(sequence.dense)
-        return max(0, sequence.prompt_len - params.window)
+        return max(0, (sequence.prefix or sequence.prompt_len) - params.window)
 
     def headroom(self, sequences: list[Sequence]) -> int:
         """Blocks that must stay free so that these can be compressed, one after the other."""
@@ -108,19 +120,22 @@ class Compression:
         if head_blocks is None:
             return False
         self._spent += kvs
-        self._orders.append(Compress(sequence.number, tokens, budget, head_blocks))
+        shared = sequence.applied == 0 and sequence.shared is not None
+        self._orders.append(Compress(sequence.number, tokens, budget, head_blocks, shared))
         return True
 
     def give_up(self, sequence: Sequence) -> None:
         """There is no room for the compressed form, and nobody else to make room."""
         del sequence.points[sequence.applied :]
+        if not sequence.points:
+            sequence.shared = None
 
     def relieve(self, running: list[Sequence]) -> None:
         """Before anybody is preempted: compress those who have grown since they last were.
 
         Those who give most back come first, as long as there is room for their compressed form.
         """
-        room = self._kv.pool.available - len(running)  # each may need a block for its next token
+        room = self._kv.available - len(running)  # each may need a block for its next token
         gains = [(self._gain(s), s) for s in running]
         for gain, sequence in sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0]):
             params, tokens = sequence.compression, sequence.computed
@@ -133,11 +148,18 @@ class Compression:
             else:
                 sequence.points.pop()
 
-    def settle(self, sequence: Sequence, order: Compress, lengths: object) -> int:
-        """The order has been carried out: returns how many KVs have gone."""
+    def settle(
+        self, sequence: Sequence, order: Compress, lengths: object, choice: Choice | None
+    ) -> int:
+        """The order has been carried out: returns how many KVs have gone.
+
+        choice: what was chosen, of an order that shares.
+        """
         before = self._kv.kept(sequence.number, order.tokens)
         self._kv.compact(sequence.number, lengths, order.tokens)  # type: ignore[arg-type]
         sequence.applied += 1
+        if choice is not None and sequence.shared is not None:
+            self._kv.share(sequence.number, sequence.shared, choice)
         return before - self._kv.kept(sequence.number, order.tokens)
 
     def stats(self, sequence: Sequence) -> CompressionStats | None:
@@ -156,7 +178,7 @@ class Compression:
 
     def _due(self, sequence: Sequence, params: CompressionParams, tokens: int) -> int | None:
         """The budget when a compression is due at `tokens` tokens."""
-        if tokens < sequence.prompt_len or (params.compress_once and sequence.points):
+        if tokens < sequence.prompt_len or self._was_last(sequence, params):
             return None
         least = 0
         if tokens > sequence.prompt_len:
@@ -168,12 +190,18 @@ class Compression:
         kvs = self._kv.kept(sequence.number, tokens)
         return self._budget(params, tokens) if kvs > self._goal(params, tokens) + least else None
 
+    @staticmethod
+    def _was_last(sequence: Sequence, params: CompressionParams) -> bool:
+        """Whether the sequence is not compressed again behind its points; a prefix's is none."""
+        points = sequence.points
+        return params.compress_once and bool(points) and points[-1][0] >= sequence.prompt_len
+
     def _gain(self, sequence: Sequence) -> int:
         """Whole blocks that a compression between steps would give back."""
         params = sequence.compression
         if params is None or sequence.computed < sequence.prompt_len or sequence.remaining != 1:
             return 0
-        if sequence.applied < len(sequence.points) or (params.compress_once and sequence.points):
+        if sequence.applied < len(sequence.points) or self._was_last(sequence, params):
             return 0
         tokens = sequence.computed
         if sequence.points and tokens - sequence.points[-1][0] < self._kv.spec.block_size:

@@ -17,7 +17,11 @@ def started(
     """
     sequence.cached = sequence.counted = cached
     sequence.cached_by_source = dict(sources)
-    if sequence.index == 0 and not sequence.request.params.skip_reading_prefix_cache:
+    if sequence.index > 0:
+        return
+    if "compressed" in sources:  # the ordinary cache was not asked
+        stats.compressed_prefix_hits += sources["compressed"]
+    elif not sequence.request.params.skip_reading_prefix_cache:
         stats.prefix_requests += 1
         stats.prefix_queries += len(sequence.tokens)
         _hits(stats, sources)

@@ -18,7 +18,7 @@ import numpy as np
 
 from vllm.config import SchedulerConfig
 from vllm.config.compression import CompressionSettings
-from vllm.core.plan import NewSequence, StepPlan, StepResult
+from vllm.core.plan import Choice, NewSequence, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
 from vllm.kv.lineage import Key
 from vllm.kv.manager import KVManager
@@ -88,6 +88,8 @@ class Scheduler:
                     queued=now,
                 )
             )
+        for sequence in sequences:
+            self._compression.prepare(sequence)
         first, *forks = sequences
         first.forks = forks
         self._by_request[request.request_id] = sequences
@@ -225,18 +227,20 @@ class Scheduler:
                 break
             count = self._share(started, budget)
             head_blocks = self.kv.head_blocks(started.number)
+            choice = self.kv.choice(started.number)
             held: list[int]
             if head_blocks is None:
                 held = [*self.kv.blocks(started.number)]
             else:
-                count = min(count, self.kv.spec.block_size)
+                if choice is None:
+                    count = min(count, self.kv.spec.block_size)
                 added = self.kv.grow(started.number, started.computed + count)
                 if added is None:  # the room that there was at its admission has gone
                     self._preempt(started, aside=False)
                     break
                 held = [*added]
             resumed = started.parked and self.kv.resumed(started.number)
-            new.append(_as_new(started, resumed, head_blocks))
+            new.append(_as_new(started, resumed, head_blocks, choice))
             started.parked = False
             self._planned.append(started)
             counts.append(count)
@@ -407,6 +411,12 @@ class Scheduler:
         )
 
     def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
+        saved = self._admit_shared(sequence, budget)
+        if saved is not None:
+            window.overtake(self.waiting, sequence)
+            self._dequeue(sequence)
+            self._start(sequence, saved, now)
+            return True
         if not self._config.enable_chunked_prefill and len(sequence.dense) > budget:
             return False
         cached = self.kv.admit(
@@ -414,7 +424,7 @@ class Scheduler:
             sequence.dense,
             salt=sequence.request.cache_salt,
             limit=self._readable(sequence),
-            headroom=self._headroom(sequence),
+            headroom=self._headroom(sequence) + self._behind(sequence),
             hints=sequence.request.hints,
             may_meet=self._is_alone(sequence),
         )
@@ -427,6 +437,17 @@ class Scheduler:
         else:
             self._start(sequence, cached, now)
         return True
+
+    def _admit_shared(self, sequence: Sequence, budget: int) -> int | None:
+        """Let it begin with a compressed prefix that others made: the tokens that this saves."""
+        if sequence.shared is None or sequence.request.params.skip_reading_prefix_cache:
+            return None
+        (first, _), *later = sequence.points
+        end = later[0][0] if later else len(sequence.tokens)
+        if not self._config.enable_chunked_prefill and end - first > budget:
+            return None
+        headroom = self._headroom(sequence)
+        return self.kv.admit_shared(sequence.number, sequence.shared, end, headroom)
 
     def _is_alone(self, sequence: Sequence) -> bool:
         """Whether computing in parts, where it might load, takes nothing from anybody's prompt."""
@@ -445,12 +466,20 @@ class Scheduler:
             return 0
         return count + self._compression.headroom([sequence, *self.running])
 
+    def _behind(self, sequence: Sequence) -> int:
+        """Blocks for the rest of a prompt that is computed behind a compressed prefix."""
+        if sequence.prefix is None or not (self.running or self.loading):
+            return 0
+        return self.kv.blocks_for(sequence.prompt_len - sequence.prefix)
+
     def _start(self, sequence: Sequence, cached: int, now: float) -> None:
         insort(self.running, sequence, key=self._order)
         sequence.running = True
         sequence.computed = cached
         if not self.kv.compressed(sequence.number):
             sequence.applied = 0
+        elif self.kv.choice(sequence.number) is not None:
+            sequence.applied = 1
         if sequence.cached >= 0:
             return
         sequence.scheduled = now
@@ -551,7 +580,8 @@ class Scheduler:
         for order, lengths in zip(plan.compress, result.kept, strict=True):
             if order.seq in running:
                 self._stats.compressions += 1
-                gone = self._compression.settle(running[order.seq], order, lengths)
+                choice = result.choices.get(order.seq)
+                gone = self._compression.settle(running[order.seq], order, lengths, choice)
                 self._stats.dropped_kvs += gone
 
     def _append(
@@ -594,9 +624,12 @@ class Scheduler:
     def _start_forks(self, parent: Sequence) -> None:
         """The prompt is computed: the request's other outputs share its full blocks."""
         for child in parent.forks:
+            if self.kv.compressed(parent.number):  # it has no blocks that others could share
+                self._enqueue(child)
+                continue
             # Not the last token: computing it is what gives the child logits to sample from. And
             # each compresses for itself, so it computes what its metric must see as well.
-            shared = min(parent.prompt_len - 1, self._compression.readable(child))
+            shared = min(len(child.dense) - 1, self._compression.readable(child))
             self.kv.fork(parent.number, child.number, shared)
             self._enqueue(child)
         parent.forks = []
@@ -641,7 +674,9 @@ class Scheduler:
         assert known == queued | forks, "every sequence is queued, running or waits to fork"
 
 
-def _as_new(sequence: Sequence, resumed: bool, head_blocks: np.ndarray | None) -> NewSequence:
+def _as_new(
+    sequence: Sequence, resumed: bool, head_blocks: np.ndarray | None, choice: Choice | None
+) -> NewSequence:
     request = sequence.request
     return NewSequence(
         seq=sequence.number,
@@ -655,4 +690,6 @@ def _as_new(sequence: Sequence, resumed: bool, head_blocks: np.ndarray | None) -
         compression=sequence.compression,
         resumed=resumed,
         head_blocks=head_blocks,
+        prefix=sequence.prefix,
+        choice=choice,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vllm.core.compression import CompressionParams
 from vllm.core.request import EngineRequest
+from vllm.kv.lineage import Key
 from vllm.observe.prefix_metrics import RequestRow
 
 
@@ -36,6 +37,7 @@ class Sequence:
     prompt_logprobs_sent: int = 0  # a preempted prompt is computed again, but told once
     points: list[tuple[int, int]] = field(default_factory=list)  # see `scheduler.compression`
     applied: int = 0  # points at which the KVs that it holds, or has aside, were compressed
+    shared: Key | None = None  # of the compressed prefix that it begins with, or makes
     parked: bool = False  # preempted, and what it had computed is aside
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
     told: RequestRow | None = None  # what the prefix metrics have of it
@@ -71,6 +73,12 @@ class Sequence:
     def awaiting(self) -> bool:
         """Whether it is to be compressed before it computes anything more."""
         return self.until == 0
+
+    @property
+    def prefix(self) -> int | None:
+        """How many tokens of its prompt are compressed before the rest is computed."""
+        first = self.points[0][0] if self.points else self.prompt_len
+        return first if first < self.prompt_len else None
 
     @property
     def output_len(self) -> int:

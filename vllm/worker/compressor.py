@@ -18,7 +18,7 @@ from vllm.compression.choose import Protection, Rule, choose
 from vllm.compression.metrics import Metric, Observed, make
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams
-from vllm.core.plan import Compress, NewSequence, StepPlan
+from vllm.core.plan import Choice, Compress, NewSequence, StepPlan
 from vllm.kernels import Ops, head_blocks
 from vllm.kv.table import HeadTable
 from vllm.model_executor.forward import Capture
@@ -35,7 +35,8 @@ class Watched:
     """A sequence that may be compressed."""
 
     params: CompressionParams
-    log: QueryLog
+    prompt: int  # tokens
+    log: QueryLog  # of the prompt, or first of what is compressed before the rest of it
     kept: Tensor | None = None  # int64 [L, H, K]: positions that the last compression left; -1
     since: int = 0  # tokens then; later KVs stand behind those that were kept
     running: Tensor | None = None  # float32 [L, H, T]: what the metric has observed so far
@@ -90,8 +91,14 @@ class Compressor:
         """A sequence has a row now. One that resumes is known from before."""
         params = new.compression
         if params is not None and not new.resumed:
-            log = QueryLog(self._metric(params.metric), new.prompt_len)
-            self._watched[new.seq] = Watched(params, log)
+            end = new.prompt_len if new.prefix is None or new.choice is not None else new.prefix
+            log = QueryLog(self._metric(params.metric), end)
+            watched = self._watched[new.seq] = Watched(params, new.prompt_len, log)
+            if new.choice is not None:
+                watched.since = new.choice.tokens
+                watched.kept = torch.from_numpy(new.choice.positions.astype(np.int64))
+                if new.choice.running is not None:
+                    watched.running = torch.from_numpy(new.choice.running.copy())
 
     def forget(self, seqs: list[int]) -> None:
         for seq in seqs:
@@ -108,6 +115,8 @@ class Compressor:
             if watched is None or watched.done:
                 continue
             start, end = int(plan.starts[i]), int(plan.starts[i] + plan.counts[i])
+            if watched.log.prompt <= start < watched.prompt:  # behind what was compressed first
+                watched.log = QueryLog(watched.log.metric, watched.prompt)
             prompt = min(max(watched.log.prompt, start), end)
             for first, last in ((start, prompt), (prompt, end)):
                 if first < last:
@@ -157,6 +166,7 @@ class Compressor:
             made[..., : total.shape[-1]] = total
         for layer, seen in self._layers(watched, view, part, end):
             seen.running, seen.decoding = made[layer], decoding
+            seen.since = watched.since
             made[layer] += watched.log.metric.observe(seen)
         watched.running = made
 
@@ -251,9 +261,16 @@ class Compressor:
             running = torch.zeros(there.shape, dtype=torch.float32)
             running[there] = watched.running[keep]
             watched.running = running
-        watched.done = params.compress_once
+        watched.done = params.compress_once and order.tokens >= watched.prompt
         rows.tables[rows.row(order.seq)] = table
         return table.lengths
+
+    def choice(self, seq: int) -> Choice:
+        """What the sequence's latest compression left of it."""
+        watched = self._watched[seq]
+        assert watched.kept is not None
+        running = None if watched.running is None else watched.running.numpy().copy()
+        return Choice(watched.since, watched.kept.numpy().astype(np.int32), running)
 
     def _score(self, watched: Watched, view: View, order: Compress) -> Tensor:
         """float32 [L, H, T]"""

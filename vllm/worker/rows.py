@@ -51,8 +51,12 @@ class Rows:
             self.prompt_len[row] = new.prompt_len
             self.num_blocks[row] = 0
             parked = self._parked.pop(new.seq, None)
-            if parked is not None and new.head_blocks is not None:
+            if new.resumed and parked is not None and new.head_blocks is not None:
                 self.tables[row], _ = parked.elsewhere(new.head_blocks)
+            if new.choice is not None and new.head_blocks is not None:
+                self.tables[row], _ = HeadTable.of(
+                    new.head_blocks, new.choice.lengths, new.choice.tokens, self.block_size
+                )
             fresh.append(row)
         rows = np.array([self._row[seq] for seq in plan.seqs], dtype=np.int64)
         for i, (row, added) in enumerate(zip(rows.tolist(), plan.blocks, strict=True)):

@@ -66,6 +66,8 @@ class ModelRunner:
         result = self._compute(plan, rows) if len(rows) else StepResult(tokens=[])
         if self._compressor is not None:
             result.kept = [self._compressor.compress(o, self._rows) for o in plan.compress]
+            shared = [order.seq for order in plan.compress if order.shared]
+            result.choices = {seq: self._compressor.choice(seq) for seq in shared}
         return result
 
     def _compute(self, plan: StepPlan, rows: np.ndarray) -> StepResult:

@@ -23,12 +23,13 @@ WISH = {
     "compression_metric": "snapkv",
     "sinks": 4,
     "protected_spans": [[0, 2]],
+    "shared_prefix_tokens": 3,
 }
 
 
 @pytest.fixture
 def squeezer() -> FakeEngine:
-    return FakeEngine(enable_kvc=True)
+    return FakeEngine(enable_kvc=True, share_compressed_prefixes=True)
 
 
 @pytest.fixture
@@ -81,6 +82,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protected_spans": [[1]]}, "protected_spans.0"),
     ({"protected_spans": [[0, 1]] * 65}, "protected_spans"),
     ({"protected_spans": [[0, 4000]], "max_cache_tokens": 128}, "protected_spans"),
+    ({"shared_prefix_tokens": 0, "max_cache_tokens": 128}, "shared_prefix_tokens"),
+    ({"shared_prefix_tokens": 4000, "max_cache_tokens": 128}, "shared_prefix_tokens"),
+    ({"shared_prefix_tokens": 3}, "shared_prefix_tokens"),
     ({"reference_token_ids": []}, "reference_token_ids"),
     ({"reference_token_ids": [-1]}, "reference_token_ids.0"),
     ({"reference_token_ids": [1], "n": 2, "temperature": 1}, "reference_token_ids"),
@@ -254,6 +258,44 @@ async def test_protected_messages_that_cannot_be(connect: Connect, squeezer: Fak
         answer = await client.post(CHAT, json=body)
         assert answer.status_code == 400, which
         assert answer.json()["error"]["param"].startswith("protected_messages")
+
+
+# ---- shared prefixes ----------------------------------------------------------------------------
+
+
+async def test_the_system_message_is_shared(
+    squeezing: httpx.AsyncClient, squeezer: FakeEngine
+) -> None:
+    body = {"max_cache_tokens": 128, "shared_prefix": "system"}
+    for question in ("What is it?", "Why?"):
+        messages = [SYSTEM, {"role": "user", "content": question}, SYSTEM]
+        answer = await squeezing.post(CHAT, json=body | {"messages": messages})
+        assert answer.status_code == 200, answer.text
+    first, second = squeezer.asked
+    count = first.params.shared_prefix_tokens
+    assert count == second.params.shared_prefix_tokens
+    assert held(squeezer, (0, count or 0)).strip().endswith("Be brief and kind.")
+    assert first.ids[:count] == second.ids[:count]
+    other = {"input": "What is it?", "instructions": SYSTEM["content"]} | body
+    assert (await squeezing.post("/v1/responses", json=other)).status_code == 200
+    assert squeezer.asked[-1].params.shared_prefix_tokens == count
+
+
+async def test_shared_prefixes_that_cannot_be(connect: Connect, squeezer: FakeEngine) -> None:
+    ask = {"max_cache_tokens": 128, "shared_prefix": "system"}
+    for engine, more in (
+        (squeezer, {"messages": [USER, SYSTEM]}),
+        (squeezer, {"messages": [{"role": "system", "content": " "}, USER]}),
+        (squeezer, {"shared_prefix": "all"}),
+        (squeezer, {"shared_prefix_tokens": 3}),
+        (squeezer, {"truncate_prompt_tokens": 5}),
+        (FakeEngine(enable_kvc=True), {}),
+        (FakeEngine(), {"max_cache_tokens": None}),
+    ):
+        answer = await connect(engine).post(CHAT, json=BODIES[CHAT] | ask | more)
+        assert answer.status_code == 400, more
+        assert answer.json()["error"]["param"] == "shared_prefix"
+    assert not squeezer.asked
 
 
 async def test_responses_protect_their_instructions(

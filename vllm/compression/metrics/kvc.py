@@ -85,6 +85,7 @@ class KVC:
 
         So the window stands for all of the prompt's queries, and decode queries add one each.
         """
-        could = (o.query_positions[-1] - o.positions + 1 - o.buffer).clamp_min(0)
+        first = (o.positions + o.buffer).clamp_min(o.since)  # that has something to say of each KV
+        could = (o.query_positions[-1] - first + 1).clamp_min(0)
         did = could.clamp_max(len(o.queries))
         return could / did.clamp_min(1)

@@ -26,6 +26,7 @@ class Observed:
     layer: int = 0
     length: int | None = None  # logical length of the sequence now; None: behind the last query
     buffer: int = 0  # a query says nothing of the KVs of fewer than so many positions before it
+    since: int = 0  # queries before this position have been observed, or are of no interest
     decoding: bool = False  # these are the queries of decode steps, not of the prompt
     keep: int | None = None  # KVs a head that the budget comes to on average
     output: Tensor | None = None  # [hidden, Q * D], the layer's output projection

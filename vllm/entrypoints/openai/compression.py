@@ -18,7 +18,11 @@ Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]
 Span = Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 FIELDS = (*WISHES, "reference_token_ids")
-PASSED_ON = (*FIELDS, "protected_messages")  # what other families' bodies may carry, too
+PASSED_ON = (
+    *FIELDS,
+    "protected_messages",
+    "shared_prefix",
+)  # what other families' bodies may carry, too
 
 
 class CompressionFields(BaseModel):
@@ -32,6 +36,7 @@ class CompressionFields(BaseModel):
     compression_metric: str | None = None
     sinks: Count | None = None
     protected_spans: Annotated[list[Span], Field(max_length=MAX_SPANS)] | None = None
+    shared_prefix_tokens: Annotated[Count, Field(ge=1)] | None = None
     reference_token_ids: Annotated[list[Count], Field(min_length=1)] | None = None
 
 

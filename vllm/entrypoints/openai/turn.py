@@ -13,7 +13,7 @@ from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams
 from vllm.entrypoints.openai.compression import Count, check_compression
 from vllm.entrypoints.openai.messages import Message, Scalar, render
-from vllm.entrypoints.openai.protected import places
+from vllm.entrypoints.openai.protected import leading, places
 from vllm.entrypoints.openai.protocol import GenerationBody
 from vllm.entrypoints.openai.speech import Speech
 from vllm.entrypoints.openai.state import Job, Server, engine_id
@@ -48,6 +48,7 @@ class ChatBody(GenerationBody):
     parallel_tool_calls: bool | None = None
     include_reasoning: bool = True
     protected_messages: Literal["system"] | list[Count] | None = None
+    shared_prefix: Literal["system"] | None = None
 
     def check(self, config: VllmConfig) -> None:
         super().check(config)
@@ -68,6 +69,17 @@ class ChatBody(GenerationBody):
                 "protected_messages and truncate_prompt_tokens exclude each other",
                 parameter="protected_messages",
             )
+        if self.shared_prefix is not None:
+            if config.compression is None or not config.compression.share:
+                raise VLLMValidationError(
+                    "shared_prefix needs an engine with --enable-kvc --share-compressed-prefixes",
+                    parameter="shared_prefix",
+                )
+            for other in ("shared_prefix_tokens", "truncate_prompt_tokens"):
+                if getattr(self, other) is not None:
+                    raise VLLMValidationError(
+                        f"shared_prefix and {other} exclude each other", parameter="shared_prefix"
+                    )
 
 
 @dataclass(slots=True)
@@ -142,6 +154,18 @@ async def _job(server: Server, body: ChatBody, tools: ToolChoice, id: str) -> Jo
             add_special_tokens=body.add_special_tokens,
         )
         params.protected_spans = [*(params.protected_spans or []), *spans]
+    if body.shared_prefix is not None:
+        spans = await server.spans(
+            text,
+            places(body.messages, leading(body.messages), text, rendered, "shared_prefix"),
+            add_special_tokens=body.add_special_tokens,
+        )
+        if not spans:
+            raise VLLMValidationError(
+                "shared_prefix: the messages begin with no system message",
+                parameter="shared_prefix",
+            )
+        params.shared_prefix_tokens = spans[-1][1]
     check_compression(server.engine.config, params, len(ids))
     if tools.structure is not None:
         if params.reference_token_ids is not None:

@@ -14,7 +14,7 @@ from vllm.outputs import RequestOutput
 
 class PromptTokensDetails(msgspec.Struct, omit_defaults=True):
     cached_tokens: int
-    cached_tokens_by_source: dict[str, int] = {}  # by tier: device, host, disk, shared
+    cached_tokens_by_source: dict[str, int] = {}  # by tier, or compressed
 
 
 class Usage(msgspec.Struct, omit_defaults=True):
