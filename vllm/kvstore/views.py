@@ -39,7 +39,8 @@ def addresses(array: Any, layers: int, tensor_bytes: int) -> npt.NDArray[np.uint
         np.arange(n, dtype=np.int64) * step for n, step in zip(shape[:3], strides[:3], strict=True)
     ]
     pair = (base + steps[1])[:, None] + steps[2]
-    return (steps[0][:, None, None] + pair).view(np.uint64)
+    addresses: npt.NDArray[np.uint64] = (steps[0][:, None, None] + pair).view(np.uint64)
+    return addresses
 
 
 def numpy_view(tensor: Any, dtype: Any, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:

@@ -34,7 +34,7 @@ class Directory:
             raise ValueError(
                 "directory: several hosts need the package redis (pip install vllm[shared])"
             ) from None
-        self._errors: tuple[type[Exception], ...] = (RedisError, OSError)
+        self._errors: tuple[type[Exception], ...] = (RedisError, OSError, UnicodeDecodeError)
         try:
             self._redis: Any = Redis.from_url(url, socket_timeout=1, socket_connect_timeout=1)
         except ValueError as error:
@@ -84,7 +84,8 @@ class Directory:
                 if at is not None
             }
 
-        hosts = self._try(read, {})
+        nobody: dict[str, str] = {}
+        hosts = self._try(read, nobody)
         with self._lock:
             self._looked = time.monotonic()
             if hosts != self._hosts:
@@ -129,7 +130,8 @@ class Directory:
 
         if not keys:
             return []
-        found = self._try(read, [])
+        nowhere: list[set[str]] = []
+        found = self._try(read, nowhere)
         return found + [set() for _ in range(len(keys) - len(found))]
 
     def close(self) -> None:
@@ -144,6 +146,6 @@ class Directory:
             return otherwise
         try:
             return body()
-        except (*self._errors, UnicodeDecodeError):
+        except self._errors:
             self._not_before = time.monotonic() + self._retry
             return otherwise
