@@ -138,25 +138,19 @@ def _write(path: Path, value: Any) -> None:
 
 
 def run_trial(args: argparse.Namespace, name: str, server: dict[str, Any], number: int) -> Any:
-    program, data = PROGRAMS[name], args.files.get(name)
+    program = PROGRAMS[name]
     engine = trial.engine_for(program, args.scale, server)
-    bar = tqdm(desc=f"{name} {number + 1}", unit="req", leave=False)
-    seed = args.seed + number
-    try:
-        if args.simulate:
-            device, geometry = args.simulate
-            result = trial.simulated(
-                program, args.scale, engine, seed, bar.update, data, device, geometry
-            )
-        else:
-            # Rounding in bf16 depends on how many tokens a step has, and may decide a near-tie.
-            engine.setdefault("dtype", "float32")
-            if args.model:
-                engine["model"] = args.model
-            engine["max_model_len"] = min(engine["max_model_len"], args.longest)
-            result = trial.real(program, args.scale, engine, seed, bar.update, data)
-    finally:
-        bar.close()
+    if not args.simulate:
+        # Rounding in bf16 depends on how many tokens a step has, and may decide a near-tie.
+        engine.setdefault("dtype", "float32")
+        if args.model:
+            engine["model"] = args.model
+        engine["max_model_len"] = min(engine["max_model_len"], args.longest)
+    with tqdm(desc=f"{name} {number + 1}", unit="req", leave=False) as bar:
+        own = trial.Trial(
+            program, args.scale, engine, args.seed + number, bar.update, args.files.get(name)
+        )
+        result = trial.simulated(own, *args.simulate) if args.simulate else trial.real(own)
     return result | {
         "simulated": args.simulate,
         "compressed": compresses(engine),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +32,34 @@ def engine_for(program: Program, scale: str, server: dict[str, Any]) -> dict[str
     return engine
 
 
-def real(
-    program: Program,
-    scale: str,
-    engine: dict[str, Any],
-    seed: int,
-    progress: Callable[[], object],
-    data: Path | None,
-) -> dict[str, Any]:
-    """On a `vllm serve` of these engine keywords. Raises RuntimeError when it does not start."""
-    return asyncio.run(_real(program, scale, engine, seed, progress, data))
+@dataclass(frozen=True)
+class Trial:
+    """`engine`: the server's keywords; `progress` is called at each answer; `data`: a real file."""
+
+    program: Program
+    scale: str
+    engine: dict[str, Any]
+    seed: int
+    progress: Callable[[], object] = lambda: None
+    data: Path | None = None
+
+    def run(self, model: Recorder) -> Coroutine[Any, Any, None]:
+        given = {} if self.data is None else {"data": self.data}
+        return self.program(model, self.seed, self.scale, **given)
 
 
-async def _real(
-    program: Program,
-    scale: str,
-    engine: dict[str, Any],
-    seed: int,
-    progress: Callable[[], object],
-    data: Path | None,
-) -> dict[str, Any]:
+def real(trial: Trial) -> dict[str, Any]:
+    """On a `vllm serve` of its engine keywords. Raises RuntimeError when it does not start."""
+    return asyncio.run(_real(trial))
+
+
+async def _real(trial: Trial) -> dict[str, Any]:
+    engine = trial.engine
     async with serving(flags(engine)) as served:
         client = OpenAIModel(f"{served.url}/v1")
-        model = Recorder(client, progress)
+        model = Recorder(client, trial.progress)
         start = time.perf_counter()
-        await program(model, seed, scale, **_given(data))
+        await trial.run(model)
         duration = time.perf_counter() - start
         await client.close()
         seen = await served.metrics()
@@ -73,24 +77,15 @@ async def _real(
     )
 
 
-def simulated(
-    program: Program,
-    scale: str,
-    engine: dict[str, Any],
-    seed: int,
-    progress: Callable[[], object],
-    data: Path | None,
-    device: str,
-    geometry: str,
-) -> dict[str, Any]:
+def simulated(trial: Trial, device: str, geometry: str) -> dict[str, Any]:
     """On a simulated engine of this geometry and device; durations are the simulation's."""
     from benchmarks.simulated import SimulatedModel, config
 
-    engine = {name: value for name, value in engine.items() if name != "model"}
+    engine = {name: value for name, value in trial.engine.items() if name != "model"}
     simulation = SimulatedModel(config(device, geometry, **engine))
-    model = Recorder(simulation, progress)
+    model = Recorder(simulation, trial.progress)
     start = time.perf_counter()
-    simulation.run(program(model, seed, scale, **_given(data)))
+    simulation.run(trial.run(model))
     took = time.perf_counter() - start
     counts, spec = simulation.counts, simulation.core.capacity
     return _result(
@@ -105,10 +100,6 @@ def simulated(
         peak_kv_usage=counts.get("peak_usage", 0.0),
         wall_seconds=took,
     )
-
-
-def _given(data: Path | None) -> dict[str, Any]:
-    return {} if data is None else {"data": data}
 
 
 def _result(

@@ -38,7 +38,7 @@ def measure(name: str, server: str, blocks: int, host: int, seed: int, where: An
         keywords["num_cpu_blocks_override"] = host
     program = PROGRAMS[name]
     engine = trial.engine_for(program, "full", keywords) | {"max_model_len": CONTEXT}
-    return trial.simulated(program, "full", engine, seed, lambda: None, None, *where)
+    return trial.simulated(trial.Trial(program, "full", engine, seed), *where)
 
 
 def distinct(result: dict[str, Any]) -> int:
