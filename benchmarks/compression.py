@@ -21,36 +21,26 @@ from typing import Any
 
 import torch
 
-from benchmarks.engine import make_model as make_larger
+from benchmarks.engine import make_model
 from benchmarks.measure import Rounds, alternate, spread, write_json
 from vllm.config import EngineArgs
 from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
 from vllm.sampling_params import SamplingParams
 
-LAYERS, HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, DIM, VOCAB = 4, 512, 1376, 8, 2, 64, 4096
+LAYERS, VOCAB = 4, 4096
+SIZES = {
+    "hidden_size": 512,
+    "intermediate_size": 1376,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 4096,
+}
 BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
 PROTECTED = 16
 MOST = 64  # requests at their longest for which there is room without compression, to compare
 RATES = (64, 8)
-
-
-def make_model(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        head_dim=DIM,
-        vocab_size=VOCAB,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
 class Contender:
@@ -149,7 +139,7 @@ def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One long prompt, on some layers of a 0.5 B Llama: the share that compressing has."""
     length = 2000
-    make_larger(folder / "larger", 4)
+    make_model(folder / "larger", 4)
     contender = Contender(
         folder / "larger",
         256,
@@ -203,7 +193,7 @@ def main() -> None:
     parts = {"throughput": throughput, "idle": idle, "prefill": prefill}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder)
+        make_model(folder, LAYERS, **SIZES)
         result = {
             part: run(folder, options)
             for part, run in parts.items()

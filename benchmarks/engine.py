@@ -37,22 +37,24 @@ PROMPT, CACHED, CONTEXT, STEPS = 512, 480, 128, 16
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 1280, 3456, 20, 4, 32000
 
 
-def make_model(folder: Path, layers: int) -> None:
-    """A Llama of about 0.5 B random parameters in bf16, in Hugging Face's format."""
+def make_model(folder: Path, layers: int, **sizes: int) -> None:
+    """A Llama of random parameters in bf16, in Hugging Face's format; with 24 layers 0.5 B.
+
+    sizes: other ones, by LlamaConfig's names.
+    """
     if (folder / "model.safetensors").is_file():
         return
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        hidden_size=HIDDEN,
-        intermediate_size=INTERMEDIATE,
-        num_hidden_layers=layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=KV_HEADS,
-        vocab_size=VOCAB,
-        max_position_embeddings=2048,
-        tie_word_embeddings=False,
-    )
+    usual = {
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 2048,
+    }
+    config = LlamaConfig(**usual | sizes, num_hidden_layers=layers, tie_word_embeddings=False)
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
