@@ -3,91 +3,27 @@ control group, in turn.
 
 python -m benchmarks.disk_tier [--rounds 3] [--folder DIR] [--json results/disk_tier.json]
 
-A bare comparison is noise where others use the disk too, and the group's limit is lower than what
-they leave. Needs fio and, for the group, root; without the group it says so and compares bare.
+See `benchmarks.fio` for what it needs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import alternate, spread, write_json
+from benchmarks.fio import Fio, against, installed
+from benchmarks.measure import spread, write_json
 from vllm.kv.lane import Job, Kind
 from vllm.kv.lineage import Key
 from vllm.kv.mover import Mover
 from vllm.kv.tiers.disk import DiskTier
 
 THREADS, BATCH = 2, 16
-GROUPS = Path("/sys/fs/cgroup")
-
-
-@contextlib.contextmanager
-def throttled(folder: Path, rate: int) -> Iterator[Path | None]:
-    """A group whose members may read and write `rate` bytes a second of the folder's disk.
-
-    Gives the file that takes its members; None where no such group can be made.
-    """
-    number = folder.stat().st_dev
-    device = f"{os.major(number)}:{os.minor(number)}"
-    second = (GROUPS / "cgroup.controllers").exists()
-    group = GROUPS / f"vllm-disk-{os.getpid()}" if second else GROUPS / "blkio" / "vllm-disk"
-    try:
-        group.mkdir()
-        if second:
-            (group / "io.max").write_text(f"{device} rbps={rate} wbps={rate}")
-        else:
-            for way in ("read", "write"):
-                (group / f"blkio.throttle.{way}_bps_device").write_text(f"{device} {rate}")
-    except OSError as error:
-        print(f"No throttled group ({error}): what follows is a bare comparison")
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        yield None
-        return
-    try:
-        yield group / "cgroup.procs"
-    finally:
-        group.rmdir()
-
-
-def within(members: Path | None, command: list[str]) -> str:
-    """Run a command in the group; its output."""
-    if members is not None:
-        command = ["sh", "-c", f'echo $$ > {members} && exec "$@"', "sh", *command]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def fio(folder: Path, way: str, block_bytes: int, blocks: int) -> list[str]:
-    return [
-        "fio",
-        "--name=fio",
-        f"--directory={folder}",
-        f"--rw={way}",
-        f"--bs={block_bytes}",
-        f"--size={block_bytes * blocks // THREADS}",
-        f"--numjobs={THREADS}",
-        "--direct=1",
-        "--fallocate=none",
-        "--group_reporting",
-        "--output-format=json",
-    ]
-
-
-def fio_seconds(told: str, way: str, total: int) -> float:
-    return total / json.loads(told)["jobs"][0][way]["bw_bytes"]
 
 
 def move(folder: Path, block_bytes: int, blocks: int) -> dict[str, float]:
@@ -110,44 +46,6 @@ def move(folder: Path, block_bytes: int, blocks: int) -> dict[str, float]:
     return seconds
 
 
-def against_fio(folder: Path, rounds: int, rate: int, block_bytes: int, blocks: int) -> Any:
-    """Seconds and ratios for writes and reads of `blocks` blobs."""
-    if shutil.which("fio") is None:
-        return {"missing": "fio is not installed"}
-    total = block_bytes * blocks
-    ours: dict[str, float] = {}
-    folder.mkdir(exist_ok=True)
-
-    def write() -> float:
-        shutil.rmtree(folder / "tier", ignore_errors=True)
-        command = [sys.executable, "-m", "benchmarks.disk_tier", "--own", str(folder / "tier")]
-        command += ["--block-bytes", str(block_bytes), "--blocks", str(blocks)]
-        ours.update(json.loads(within(members, command)))
-        return ours["write"]
-
-    def of_fio(way: str) -> float:
-        return fio_seconds(within(members, fio(folder, way, block_bytes, blocks)), way, total)
-
-    with throttled(folder, rate) as members:
-        timed = alternate(
-            "disk",
-            {
-                "write": write,
-                "fio_write": lambda: of_fio("write"),
-                "read": lambda: ours["read"],
-                "fio_read": lambda: of_fio("read"),
-            },
-            rounds,
-        )
-        return {
-            "throttled_to": rate if members is not None else None,
-            "direct": bool(ours["direct"]),
-            "seconds": timed.seconds,
-            "write_of_fio": timed.ratio("write", "fio_write"),
-            "read_of_fio": timed.ratio("read", "fio_read"),
-        }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
@@ -161,10 +59,19 @@ def main() -> None:
     if args.own:
         print(json.dumps(move(Path(args.own), args.block_bytes, args.blocks)))
         return
+    installed()
+    own = ["benchmarks.disk_tier", "--block-bytes", str(args.block_bytes)]
+    own += ["--blocks", str(args.blocks)]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        result = against_fio(Path(folder), args.rounds, args.rate, args.block_bytes, args.blocks)
-    if "missing" in result:
-        sys.exit(result["missing"])
+        result = against(
+            Fio(args.block_bytes, args.block_bytes * args.blocks, THREADS),
+            own,
+            Path(folder),
+            rate=args.rate,
+            rounds=args.rounds,
+            write="write",
+            read="read",
+        )
     print(f"throttled to {result['throttled_to']} B/s, direct I/O {result['direct']}")
     print(f"{'disk write, of fio':36} {spread(result['write_of_fio'])}")
     print(f"{'disk read, of fio':36} {spread(result['read_of_fio'])}")

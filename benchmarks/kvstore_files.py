@@ -15,39 +15,18 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.disk_tier import throttled, within
-from benchmarks.measure import alternate, spread, write_json
+from benchmarks.fio import Fio, against, installed
+from benchmarks.measure import spread, write_json
 from vllm.kvstore import FileCacheConfig, KVCache
 
 CHUNK, LAYERS, TENSOR = 16, 8, 4096  # 64 KiB a token
 THREADS = 8
-
-
-def fio(folder: Path, way: str, chunks: int, sync: str) -> list[str]:
-    size = CHUNK * LAYERS * 2 * TENSOR
-    return [
-        "fio",
-        "--name=fio",
-        f"--directory={folder}",
-        f"--rw={way}",
-        f"--bs={size}",
-        f"--size={size * chunks // THREADS}",
-        f"--numjobs={THREADS}",
-        "--direct=1",
-        f"--end_fsync={int(sync != 'none')}",
-        "--fallocate=none",
-        "--group_reporting",
-        "--output-format=json",
-    ]
 
 
 def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
@@ -71,45 +50,6 @@ def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
         return {"update": update, "query": query, "direct": float(cache.attached)}
 
 
-def against_fio(folder: Path, rounds: int, rate: int, chunks: int, sync: str) -> Any:
-    total = chunks * CHUNK * LAYERS * 2 * TENSOR
-    ours: dict[str, float] = {}
-    root = folder / "kv"
-
-    def update() -> float:
-        shutil.rmtree(root, ignore_errors=True)
-        command = [sys.executable, "-m", "benchmarks.kvstore_files", "--own", str(root)]
-        command += ["--chunks", str(chunks), "--sync", sync]
-        ours.update(json.loads(within(members, command)))
-        return ours["update"]
-
-    def of_fio(way: str) -> float:
-        if way == "write":  # new files, as ours are: to write again what is there costs less
-            for old in folder.glob("fio.*"):
-                old.unlink()
-        told = json.loads(within(members, fio(folder, way, chunks, sync)))
-        return total / float(told["jobs"][0][way]["bw_bytes"])
-
-    with throttled(folder, rate) as members:
-        timed = alternate(
-            "files",
-            {
-                "update": update,
-                "fio_write": lambda: of_fio("write"),
-                "query": lambda: ours["query"],
-                "fio_read": lambda: of_fio("read"),
-            },
-            rounds,
-        )
-        return {
-            "throttled_to": rate if members is not None else None,
-            "direct": bool(ours["direct"]),
-            "seconds": timed.seconds,
-            "update_of_fio": timed.ratio("update", "fio_write"),
-            "query_of_fio": timed.ratio("query", "fio_read"),
-        }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=10)
@@ -123,12 +63,22 @@ def main() -> None:
     if args.own:
         print(json.dumps(own(Path(args.own), args.chunks, args.sync)))
         return
-    if shutil.which("fio") is None:
-        sys.exit("fio is not installed")
+    installed()
+    size = CHUNK * LAYERS * 2 * TENSOR
+    fio = Fio(size, size * args.chunks, THREADS, end_fsync=args.sync != "none", anew=True)
+    ours = ["benchmarks.kvstore_files", "--chunks", str(args.chunks), "--sync", args.sync]
     results = {}
     for rate in args.rates:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            result = against_fio(Path(folder), args.rounds, rate << 20, args.chunks, args.sync)
+            result = against(
+                fio,
+                ours,
+                Path(folder),
+                rate=rate << 20,
+                rounds=args.rounds,
+                write="update",
+                read="query",
+            )
         results[str(rate)] = result
         print(f"throttled to {result['throttled_to']} B/s, direct I/O {result['direct']}")
         print(f"{'update, of fio':36} {spread(result['update_of_fio'])}")

@@ -4,7 +4,7 @@ python -m benchmarks.load_or_compute [--rounds 3] [--json results/load_or_comput
 
 TTFT of 1,024 tokens on an idle engine, at several speeds of the disk around the one at which
 loading takes as long as computing; the choices in turn. The disk is slowed down by a control group
-(see benchmarks.disk_tier), which needs root.
+(see benchmarks.fio), which needs root.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.disk_tier import throttled
 from benchmarks.engine import make_model
+from benchmarks.fio import throttled
 from benchmarks.measure import alternate, spread, write_json
 from benchmarks.tiers import engine
 from vllm.engine.llm_engine import LLMEngine
