@@ -6,8 +6,6 @@ import csv
 import random
 from pathlib import Path
 
-import networkx as nx
-
 from benchmarks.programs.guessing_game import END_TO_END
 from benchmarks.programs.program import Program
 from benchmarks.programs.words import words
@@ -59,10 +57,8 @@ async def run(
     """One question at a time; all agents answer it at once, by themselves."""
     prompts = [HONEST] * honest + [LIAR] * liars
     swarm = Swarm({f"{i}": agent(model, i, prompt) for i, prompt in enumerate(prompts)})
-    graph: nx.DiGraph[str] = nx.DiGraph()
-    graph.add_nodes_from(swarm.agents)
     for question in read(data, questions, rng) if data else made_up(rng, questions):
-        swarm.decide(await swarm.run(question, graph))
+        swarm.decide(await swarm.run(question))
 
 
 PROGRAM = Program(

@@ -16,7 +16,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import networkx as nx
 from tqdm import tqdm
 
 from examples.agents.chatbot import run
@@ -95,14 +94,12 @@ def main() -> int:
     async def work() -> None:
         model = connect(args)
         agents = swarm(model, args.num_agents, args.temperature)
-        graph: nx.DiGraph[str] = nx.DiGraph()
-        graph.add_nodes_from(agents.agents)
         if args.profiling and (status := await model.post("/start_profile")) >= 400:
             raise SystemExit(f"the server does not profile: HTTP {status} for /start_profile")
         right = 0
         for question in tqdm(questions, disable=len(questions) == 1):
             start = time.perf_counter()
-            said = await agents.run(question.text, graph)
+            said = await agents.run(question.text)
             answer = agents.decide(said)
             print(f"{answer} ({time.perf_counter() - start:.2f} s)")
             right += question.answer is not None and same(answer, question.answer)

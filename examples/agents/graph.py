@@ -51,15 +51,20 @@ class Swarm:
                 graph.add_edge(a, b)
         return graph
 
-    async def run(self, task: str, graph: nx.DiGraph[str]) -> dict[str, str]:
-        """What each agent said; an agent speaks as soon as all that it hears have spoken."""
+    async def run(self, task: str, graph: nx.DiGraph[str] | None = None) -> dict[str, str]:
+        """What each agent said; an agent speaks as soon as all that it hears have spoken.
+
+        Without a graph nobody hears anybody.
+        """
         said: dict[str, asyncio.Task[str]] = {}
+        rank = {name: i for i, name in enumerate(self.agents)}
 
         async def speak(name: str) -> str:
-            heard = [said[other] for other in self.agents if graph.has_edge(other, name)]
-            return await self.agents[name](task, [await words for words in heard])
+            hears = [] if graph is None else sorted(graph.predecessors(name), key=rank.__getitem__)
+            return await self.agents[name](task, [await said[other] for other in hears])
 
-        for name in nx.topological_sort(graph):  # so whom one hears is there before one speaks
+        # Whom one hears is there before one speaks.
+        for name in self.agents if graph is None else nx.topological_sort(graph):
             said[name] = asyncio.create_task(speak(name))
         return {name: await said[name] for name in self.agents}
 
