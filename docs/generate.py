@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 from docs.rooms import draw
 from vllm.config import AsyncEngineArgs
+from vllm.config.flags import LAST_GROUPS
 from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 
@@ -36,7 +37,7 @@ def flags() -> str:
             if "group" in field.metadata:
                 row = _flag_row(field, hints[field.name])
                 groups.setdefault(field.metadata["group"], []).append(row)
-    for title, rows in groups.items():
+    for title, rows in sorted(groups.items(), key=lambda group: group[0] in LAST_GROUPS):
         parts.append(f"## {title}\n\n| flag | default | meaning |\n|---|---|---|\n")
         parts[-1] += "\n".join(rows) + "\n"
     return "\n".join(parts)

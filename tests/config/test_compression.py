@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from safetensors.numpy import save_file
 
+from tests.config.given import in_file, parse
 from vllm.config import EngineArgs
+from vllm.config.args.compression import CompressionArgs
 from vllm.config.compression import CompressionSettings, refuse_wishes
-from vllm.config.compression_args import CompressionArgs
-from vllm.config.flags import FlexibleArgumentParser, add_flags
 from vllm.config.head_bias import read_head_bias
 from vllm.core.compression import WISHES, CompressionParams
 from vllm.core.errors import VLLMValidationError
@@ -26,12 +25,6 @@ STARTS = np.array([0, 10, 25])
 
 def settings_of(**given: Any) -> CompressionSettings | None:
     return EngineArgs(**given).create_engine_config().compression
-
-
-def parse(*words: str) -> EngineArgs:
-    parser = FlexibleArgumentParser(prog="test")
-    add_flags(parser, EngineArgs)
-    return EngineArgs.from_mapping(parser.parse_args(list(words)))
 
 
 def test_without_the_switch_there_is_none() -> None:
@@ -122,9 +115,7 @@ def test_keywords_and_yaml_say_the_same(tmp_path: Any) -> None:
         "maxpool_metrics": False,
         "compression_head_floor": 0.5,
     }
-    path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    assert parse("--config", str(path)) == EngineArgs(**values)
+    assert parse("--config", in_file(tmp_path, values)) == EngineArgs(**values)
 
 
 def test_minus_one_is_the_originals_word_for_unset() -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import logging
-
-import pytest
 
 from vllm.config import EngineArgs, VllmConfig
 from vllm.core.plan import StepPlan, StepResult
 from vllm.core.request import EngineRequest
-from vllm.engine.capacity import Capacity, capacity
+from vllm.engine.capacity import Capacity
 from vllm.engine.core import EngineCore
 from vllm.sampling_params import SamplingParams
 
@@ -109,34 +106,3 @@ def test_models_do_not_share_keys(tmp_path):
     """Two engines with one shape and other weights (here: other seeds) start other chains."""
     prints = {core(load_format="dummy", seed=seed).scheduler.kv._fingerprint for seed in (0, 0, 1)}
     assert len(prints) == 2
-
-
-def test_blocks_from_memory():
-    spec = capacity(config(num_gpu_blocks_override=300)).spec
-    made = capacity(config(kv_cache_memory_bytes=300 * spec.block_bytes + 1))
-    assert (made.num_blocks, made.tokens) == (300, 300 * spec.block_size)
-
-
-def test_a_length_from_the_model_is_cut_to_what_fits(caplog):
-    with caplog.at_level(logging.WARNING):
-        made = capacity(config(num_gpu_blocks_override=3, block_size=8))
-    assert made.max_model_len == 24
-    assert "24" in caplog.text
-
-
-def test_a_length_that_was_asked_for_must_fit():
-    capacity(config(num_gpu_blocks_override=4, block_size=8, max_model_len=32))
-    with pytest.raises(ValueError, match="max_model_len 33 does not fit"):
-        capacity(config(num_gpu_blocks_override=4, block_size=8, max_model_len=33))
-
-
-def test_a_cache_of_one_token_is_no_cache():
-    with pytest.raises(ValueError, match="does not fit"):
-        capacity(config(num_gpu_blocks_override=1, block_size=1))
-
-
-def test_whole_prompts_must_fit_into_a_step():
-    options = {"enable_chunked_prefill": False, "num_gpu_blocks_override": 8, "max_num_seqs": 4}
-    capacity(config(max_model_len=64, max_num_batched_tokens=64, **options))
-    with pytest.raises(ValueError, match="max_num_batched_tokens"):
-        capacity(config(max_model_len=64, max_num_batched_tokens=63, **options))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm.config.args import EVICTION_POLICIES
+from vllm.config.args.cache import EVICTION_POLICIES
 from vllm.core.retention import DEFAULT_PRIORITY
 from vllm.kv.evict import POLICIES, WITH_SETTINGS, make, parse
 from vllm.kv.evict.banded import Banded

@@ -9,10 +9,12 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 _UNITS = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+LAST_GROUPS = ("Refused", "No effect")  # what nobody looks for
+Args = TypeVar("Args", bound="Flags")
 
 
 def flag(
@@ -38,6 +40,17 @@ def flag(
         "many": many,
     }
     return dataclasses.field(default=default, metadata=metadata)
+
+
+class Flags:
+    """What a dataclass of flags can be made from besides keywords."""
+
+    @classmethod
+    def from_mapping(cls: type[Args], values: Any) -> Args:
+        """From a namespace or mapping that may hold other things too."""
+        values = values if isinstance(values, dict) else vars(values)
+        names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        return cls(**{name: values[name] for name in names if name in values})
 
 
 def human_size(text: str) -> int:
@@ -231,6 +244,7 @@ def add_flags(parser: argparse.ArgumentParser, cls: type, *, skip: Sequence[str]
         if f.metadata["many"]:
             options["nargs"] = "+"
         groups[title].add_argument(*names, **options)
+    parser._action_groups.sort(key=lambda group: group.title in LAST_GROUPS)
 
 
 def check_types(args: Any) -> None:
@@ -252,6 +266,14 @@ def check_types(args: Any) -> None:
                 raise ValueError(f"{f.name} must be of type {kind.__name__}, not {one!r}")
             if choices is not None and one not in choices:
                 raise ValueError(f"{f.name} must be one of {', '.join(choices)}, not {one!r}")
+
+
+def at_least(args: Any, low: float, *names: str) -> None:
+    """Raise ValueError, naming the field, for a number that is given and below `low`."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < low:
+            raise ValueError(f"{name} must be at least {low}, not {value}")
 
 
 def _scalar(hint: Any) -> type:

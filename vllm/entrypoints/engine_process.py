@@ -6,10 +6,10 @@ import json
 import logging
 import os
 import sys
+from dataclasses import asdict
 from typing import TypeVar
 
 from vllm.config import EngineArgs, VllmConfig
-from vllm.config.args import config_to_json
 from vllm.engine.async_llm import AsyncLLM
 from vllm.engine.core import EngineCore
 from vllm.engine.output import Recorder
@@ -37,7 +37,7 @@ def start_engine(
     """
     if config is None:
         config = args.create_engine_config(serving=serving)
-    arguments = json.dumps({"args": json.loads(config_to_json(args)), "serving": serving})
+    arguments = json.dumps({"args": asdict(args), "serving": serving})
     command = [sys.executable, "-m", "vllm.entrypoints.engine_process"]
     return cls(config, CoreProcess(command, arguments), recorder)
 

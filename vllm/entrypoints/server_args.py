@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass, fields
-from typing import Any
 
-from vllm.config.flags import flag
+from vllm.config.flags import Flags, at_least, flag
 
 TOOL_PARSERS = ("hermes", "llama3_json", "mistral")
 REASONING_PARSERS = ("deepseek_r1", "deepseek_v3", "qwen3", "think")
@@ -15,7 +14,7 @@ LOG_LEVELS = ("critical", "error", "warning", "info", "debug", "trace")
 
 
 @dataclass
-class ServerArgs:
+class ServerArgs(Flags):
     """Every argument of the server. Raises ValueError for a value that cannot be used."""
 
     host: str = flag(
@@ -129,10 +128,7 @@ class ServerArgs:
             raise ValueError(f"port must be between 0 and 65535, not {self.port}")
         if self.ssl_cert_reqs not in (0, 1, 2):
             raise ValueError(f"ssl_cert_reqs must be 0, 1 or 2, not {self.ssl_cert_reqs}")
-        if self.shutdown_timeout < 0:
-            raise ValueError(f"shutdown_timeout must be at least 0, not {self.shutdown_timeout}")
-        if self.max_log_len is not None and self.max_log_len < 0:
-            raise ValueError(f"max_log_len must be at least 0, not {self.max_log_len}")
+        at_least(self, 0, "shutdown_timeout", "max_log_len")
         if self.enable_auto_tool_choice and not self.tool_call_parser:
             raise ValueError("enable_auto_tool_choice needs tool_call_parser")
         if self.ssl_keyfile and not self.ssl_certfile:
@@ -144,12 +140,6 @@ class ServerArgs:
             path = getattr(self, name)
             if path and not os.path.isfile(path):
                 raise ValueError(f"{name}: there is no file {path}")
-
-    @classmethod
-    def from_mapping(cls, values: Any) -> ServerArgs:
-        """From a namespace or mapping that may hold other things too."""
-        values = values if isinstance(values, dict) else vars(values)
-        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
 
     def keys(self) -> list[str]:
         """All keys that open the server, the environment's included."""

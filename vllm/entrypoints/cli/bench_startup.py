@@ -9,11 +9,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vllm.config import EngineArgs
-from vllm.config.args import config_to_json
 from vllm.config.flags import FlexibleArgumentParser, add_flags
 from vllm.entrypoints.cli.bench_data import positive, run_offline, statistics, write_json
 from vllm.entrypoints.cli.bench_datasets import natural
@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
 def _run(args: argparse.Namespace) -> None:
     engine_args = EngineArgs.from_mapping(args)
     config = engine_args.create_engine_config()
-    given = config_to_json(engine_args)
+    given = json.dumps(asdict(engine_args))
     cold = []
     for _ in range(args.num_iters_cold):
         _forget_pages(config.model.folder)

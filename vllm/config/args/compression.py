@@ -1,11 +1,11 @@
-"""The engine's arguments for KV-cache compression, by the names of KV-Compress's engine."""
+"""The flags of KV-cache compression, by the names of KV-Compress's engine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
 from vllm.config.compression import AGGREGATIONS, CompressionSettings, check
-from vllm.config.flags import flag
+from vllm.config.flags import at_least, flag
 from vllm.config.head_bias import read_head_bias
 from vllm.config.model import ModelConfig
 from vllm.core.compression import BUDGET_RULES, METRICS, CompressionParams
@@ -79,7 +79,7 @@ class CompressionArgs:
     )
     kv_head_bias_weight: float = flag(1.0, GROUP, "What the bias is multiplied by.")
 
-    def compression(self, model: ModelConfig, seed: int) -> CompressionSettings | None:
+    def make_compression(self, model: ModelConfig) -> CompressionSettings | None:
         """None without --enable-kvc. Raises ValueError naming the argument at fault."""
         if not (self.enable_kvc or self.enable_kvcompress):
             for f in fields(CompressionArgs):
@@ -87,9 +87,7 @@ class CompressionArgs:
                     raise ValueError(f"{f.name} needs enable_kvc")
             return None
         for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+            at_least(self, least, name)
         if not 0 < self.target_compression_rate <= 1:
             raise ValueError(
                 f"target_compression_rate must be in (0, 1], not {self.target_compression_rate}"
@@ -113,7 +111,7 @@ class CompressionArgs:
                 "control_layers needs even_layer_evict: under a shared budget the other layers "
                 "would pay for what these keep"
             )
-        settings = CompressionSettings(
+        return CompressionSettings(
             defaults=self._defaults(metric, rule),
             interval=self.compression_interval,
             max_kvs=self.max_kv_per_compression,
@@ -130,9 +128,8 @@ class CompressionArgs:
             if self.kv_head_bias_path is None
             else read_head_bias(self.kv_head_bias_path, model.num_layers, model.num_kv_heads),
             bias_weight=self.kv_head_bias_weight,
-            seed=seed,
+            seed=model.seed,
         )
-        return settings
 
     def _metric(self) -> str:
         if not self.random_evict:

@@ -1,4 +1,4 @@
-"""What vLLM offers and this engine does not: each argument is known, and its reason is told."""
+"""The flags of what vLLM has and this engine has not: each is known, and its reason is told."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from vllm.config.flags import flag
 
 
-def refused(default: Any, reason: str, *, short: str | None = None) -> Any:
+def refused(default: Any, reason: str, *, short: str | None = None, many: bool = False) -> Any:
     """An argument of which only the default is accepted."""
-    return flag(default, "Refused", reason, short=short)
+    return flag(default, "Refused", reason, short=short, many=many)
 
 
 def idle(
@@ -26,8 +26,8 @@ def idle(
 
 
 @dataclass(kw_only=True)
-class Refused:
-    """Arguments that must keep their defaults; `refuse` raises ValueError, naming one that has not.
+class AbsentArgs:
+    """Those that are refused must keep their defaults; those without effect need not.
 
     Programs pass many of them with values that ask for nothing, and those must run.
     """
@@ -40,9 +40,7 @@ class Refused:
     )
     enable_expert_parallel: bool = refused(False, "Expert parallelism is not implemented.")
     enable_lora: bool = refused(False, "LoRA adapters are not implemented.")
-    lora_modules: list[str] | None = flag(
-        None, "Refused", "LoRA adapters are not implemented.", many=True
-    )
+    lora_modules: list[str] | None = refused(None, "LoRA adapters are not implemented.", many=True)
     speculative_config: dict[str, Any] = refused(None, "Speculative decoding is not implemented.")
     quantization: str | None = refused(None, "Quantised weights are not implemented.", short="-q")
     kv_cache_dtype: str = refused("auto", "The KV cache has the model's dtype.")
@@ -58,8 +56,8 @@ class Refused:
     pooler_config: dict[str, Any] = refused(
         None, "Only models that generate are implemented, no pooling ones."
     )
-    logits_processors: list[str] | None = flag(
-        None, "Refused", "Logits processors from outside are not implemented.", many=True
+    logits_processors: list[str] | None = refused(
+        None, "Logits processors from outside are not implemented.", many=True
     )
     worker_cls: str = refused("auto", "Workers of one's own are not implemented.")
     worker_extension_cls: str = refused("", "Workers of one's own are not implemented.")
@@ -71,8 +69,8 @@ class Refused:
     )
     model_loader_extra_config: dict[str, Any] = refused(None, "There is one way to load a model.")
     collect_detailed_traces: str | None = refused(None, "There is one span a request.")
-    kv_cache_dtype_skip_layers: list[str] | None = flag(
-        None, "Refused", "The KV cache has the model's dtype.", many=True
+    kv_cache_dtype_skip_layers: list[str] | None = refused(
+        None, "The KV cache has the model's dtype.", many=True
     )
     stream_interval: int = refused(1, "Each token is streamed as it comes.")
     max_num_partial_prefills: int = refused(1, "Prompts share a step's tokens in order.")
@@ -107,7 +105,8 @@ class Refused:
     show_hidden_metrics_for_version: str | None = idle(None, "No metric is hidden.")
 
     def refuse(self) -> None:
-        for field in fields(Refused):
+        """Raises ValueError naming a refused argument that asks for something."""
+        for field in fields(AbsentArgs):
             if field.metadata["group"] != "Refused":
                 continue
             value = getattr(self, field.name)
