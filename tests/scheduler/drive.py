@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 
 from vllm.config import SchedulerConfig
@@ -14,8 +15,17 @@ from vllm.kv.manager import KVManager
 from vllm.kv.spec import KVSpec
 from vllm.sampling_params import SamplingParams
 from vllm.scheduler.scheduler import Scheduler
+from vllm.scheduler.sequence import Sequence
 
 from .fake import FakeExecutor, oracle, told
+
+BASES = (list(range(50)), [6, 7] * 25)  # prompts begin like one of these
+
+
+def some_prompt(rng: random.Random, most: int) -> list[int]:
+    length = rng.randint(1, most)
+    own = min(length, rng.choice([0, 0, 1, 2, 4]))
+    return rng.choice(BASES)[: length - own] + [rng.randint(8, 10)] * own
 
 
 @dataclass
@@ -130,16 +140,28 @@ class Drive:
         scheduler = self.scheduler
         here = scheduler.waiting or scheduler.running or scheduler.in_transfer
         queued = bool(here) and not scheduler.paused
-        plan = self.scheduler.schedule(self.now)
+        plan = scheduler.schedule(self.now)
         assert bool(plan.seqs or plan.compress) == queued or self.may_pause(), (
             "a step with something to do does something"
         )
-        outputs = self.scheduler.update(plan, self.fake.execute(plan))
-        for output in outputs:
+        for output in scheduler.update(plan, self.fake.execute(plan)):
             self._take(output)
-        self._count(self.scheduler.take_stats())
-        self.scheduler.check()
+        self._count(scheduler.take_stats())
+        scheduler.check()
         return plan
+
+    def overtaking(self) -> list[tuple[Sequence, Sequence]]:
+        """A step; (older, younger) for each of the queue that started before one ahead of it."""
+        before = list(self.scheduler.waiting)
+        self.step()
+        left = set(self.scheduler.waiting)
+        return [
+            (old, young)
+            for i, young in enumerate(before)
+            if young not in left
+            for old in before[:i]
+            if old in left
+        ]
 
     def may_pause(self) -> bool:
         """Whether a step may do nothing though requests are here."""

@@ -19,8 +19,7 @@ from vllm.kv.manager import KVManager
 from vllm.scheduler.compression import Compression
 
 from .compressing import CompressingDrive, CompressingExecutor, params
-
-BASES = (list(range(40)), [6, 7] * 20)
+from .drive import BASES
 
 
 def history(seed: int) -> None:
@@ -52,8 +51,7 @@ def history(seed: int) -> None:
         for _ in range(rng.randint(0, 6)):
             if drive.scheduler.has_work:
                 drive.step()
-    while drive.scheduler.has_work:
-        drive.step()
+    drive.run()
     drive.verify()
 
 

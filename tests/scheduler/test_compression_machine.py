@@ -7,27 +7,22 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from vllm.config.compression import CompressionSettings
 
 from .compressing import CompressingDrive, params
+from .drive import BASES
+from .machine import DriveMachine
 
-BASES = (list(range(50)), [6, 7] * 25)
 
+class CompressionMachine(DriveMachine):
+    most_steps = 5000
 
-class CompressionMachine(RuleBasedStateMachine):
     @initialize(data=st.data())
     def start(self, data):
-        size = data.draw(st.integers(1, 4), "block size")
-        blocks = data.draw(st.integers(5, 14), "blocks")
-        chunked = data.draw(st.sampled_from([True, True, False]), "chunked")
-        seqs = data.draw(st.sampled_from([2, 3, 5, 1]), "max_num_seqs")
-        self.size = size
-        most = data.draw(st.sampled_from([1, 1, 2]), "sequences that fit at their longest")
-        longest = max(2, blocks * size // most - data.draw(st.integers(0, 2), "less"))
-        low = seqs if chunked else max(seqs, longest)
         self.drive = CompressingDrive(
+            **self.limits(data, data.draw(st.integers(5, 14), "blocks")),
             heads=data.draw(st.sampled_from([1, 2, 3]), "heads"),
             settings=CompressionSettings(
                 interval=data.draw(st.sampled_from([1, 1, 3, 100]), "interval"),
@@ -36,20 +31,8 @@ class CompressionMachine(RuleBasedStateMachine):
                 share=data.draw(st.booleans(), "share"),
             ),
             choices=data.draw(st.integers(0, 3), "choices"),
-            blocks=blocks,
-            size=size,
-            seqs=seqs,
-            budget=data.draw(st.integers(low, low + 8), "budget"),
-            chunked=chunked,
-            policy=data.draw(st.sampled_from(["fcfs", "priority"]), "policy"),
-            max_model_len=longest,
             window=data.draw(st.sampled_from([1, 3]), "waiting window"),
         )
-
-    @rule(data=st.data(), count=st.integers(1, 3))
-    def add(self, data, count):
-        for _ in range(count):
-            self.add_one(data)
 
     def add_one(self, data):
         drive = self.drive
@@ -71,26 +54,11 @@ class CompressionMachine(RuleBasedStateMachine):
             prompt,
             compression=wish,
             n=data.draw(st.sampled_from([1, 1, 2]), "n"),
-            priority=data.draw(st.integers(0, 2), "priority")
-            if drive.scheduler._config.policy == "priority"
-            else 0,
+            priority=self.priority(data),
             max_tokens=data.draw(st.sampled_from([1, 5, 20]), "max_tokens"),
             stop_token_ids=data.draw(st.sampled_from([[], [], list(range(0, 50, 5))]), "stop"),
             skip_reading_prefix_cache=data.draw(st.sampled_from([None, None, True]), "skip"),
         )
-
-    @precondition(lambda self: self.drive.scheduler.has_work)
-    @rule(count=st.sampled_from([1, 3, 8]))
-    def step(self, count):
-        for _ in range(count):
-            if self.drive.scheduler.has_work:
-                self.drive.step()
-
-    @precondition(lambda self: self.drive.requests)
-    @rule(data=st.data())
-    def abort(self, data):
-        self.drive.abort(data.draw(st.sampled_from(sorted(self.drive.requests)[-4:])))
-        self.drive.scheduler.check()
 
     @precondition(lambda self: self.drive.scheduler.running)
     @rule(data=st.data())
@@ -98,11 +66,6 @@ class CompressionMachine(RuleBasedStateMachine):
         scheduler = self.drive.scheduler
         scheduler._preempt(data.draw(st.sampled_from(scheduler.running)))
         scheduler.check()
-
-    def teardown(self):
-        if hasattr(self, "drive"):
-            self.drive.run(most=5000)
-            self.drive.verify()
 
 
 CompressionMachine.TestCase.settings = settings(

@@ -6,62 +6,12 @@ import random
 
 import pytest
 
-from tests.kv.faulty import FaultyTier, HeldClock, SteppedMover
 from vllm.core.retention import NO_HINTS, CacheHints, Retention
-from vllm.kv.cost import LoadCost
-from vllm.kv.evict import POLICIES, make
-from vllm.kv.hierarchy import Hierarchy
-from vllm.kv.mover import Mover
+from vllm.kv.evict import POLICIES
 from vllm.kv.sessions import VERBS
-from vllm.kv.shelf import Level, Shelf
 
-from .drive import Drive
-
-BASES = (list(range(50)), [6, 7] * 25)
-
-
-class TieredDrive(Drive):
-    """Transfers go on a little at each step, as `rng` likes."""
-
-    def __init__(self, rng: random.Random, host: int, disk: int, asynchronous: bool, **options):
-        super().__init__(**options)
-        self.rng, self.clock = rng, HeldClock()
-        self.tiers = [FaultyTier("host", host), FaultyTier("disk", disk)]
-        kind = SteppedMover if asynchronous else Mover
-        self.mover = kind(self.tiers, clock=self.clock, asynchronous=asynchronous)
-        levels = [
-            Level(t, Shelf(len(t.free), make(self.kv.policy), self.kv.uses)) for t in self.tiers
-        ]
-        size = self.kv.spec.block_size
-        cost = LoadCost(self.kv.spec.block_bytes, size)
-        self.kv.attach(
-            Hierarchy(levels, self.mover, self.fake, self.kv.pool, self.kv.index, cost, window=host)
-        )
-        self.pauses = 0
-
-    def may_pause(self) -> bool:
-        """A step may do nothing only while transfers hold something, and not for ever."""
-        self.pauses += 1
-        return self.mover.busy and self.pauses < 3000
-
-    def step(self):
-        self.fake.memory[self.kv.pool._free] = 0  # poison
-        plan = super().step()
-        self.transfer(self.rng.choice([0, 1, 5, 20]))
-        return plan
-
-    def transfer(self, count: int) -> None:
-        if not isinstance(self.mover, SteppedMover):
-            return
-        for _ in range(count):
-            if runnable := self.mover.runnable():
-                self.mover.advance(*self.rng.choice(runnable))
-
-    def settle(self) -> None:
-        if isinstance(self.mover, SteppedMover):
-            self.mover.finish()
-        self.kv.poll()
-
+from .drive import BASES, some_prompt
+from .tiered import TieredDrive
 
 HINTS = [
     NO_HINTS,
@@ -72,8 +22,8 @@ HINTS = [
 ]
 
 
-def test_computed_from_the_front_while_the_end_is_loaded():
-    """Of 20 blocks the tier has, the first 8 are computed in two steps, and the rest come."""
+def beginning_in_front() -> TieredDrive:
+    """20 blocks are in the tier alone; the first 8 are computed in two steps, the rest loaded."""
     drive = TieredDrive(random.Random(0), 40, 0, True, blocks=64, size=2, seqs=2, budget=10)
     drive.transfer = lambda count: None
     drive.kv.tiers.cost.front = lambda *args, **more: 16
@@ -82,14 +32,19 @@ def test_computed_from_the_front_while_the_end_is_loaded():
     while drive.kv.tiers.tidy():
         drive.settle()
     assert drive.kv.pool.forget_cached()
-    before = list(drive.totals.step_tokens)
     drive.add(BASES[0][:41], "again", max_tokens=1)
     plans = [drive.step(), drive.step()]
+    assert [(int(p.starts[0]), int(p.counts[0])) for p in plans] == [(0, 10), (10, 6)]
+    return drive
+
+
+def test_computed_from_the_front_while_the_end_is_loaded():
+    drive = beginning_in_front()
     drive.mover.finish()
-    plans.append(drive.step())
+    last = drive.step()
     drive.verify()
-    assert [(int(p.starts[0]), int(p.counts[0])) for p in plans] == [(0, 10), (10, 6), (40, 1)]
-    assert drive.totals.step_tokens[len(before) :] == [10, 6, 1]
+    assert (int(last.starts[0]), int(last.counts[0])) == (40, 1)
+    assert drive.totals.step_tokens[-3:] == [10, 6, 1]
     assert drive.told["again", 0].cached == 24
     assert drive.totals.tier_hits == {"host": 24}
     assert drive.kv.reset()
@@ -97,23 +52,13 @@ def test_computed_from_the_front_while_the_end_is_loaded():
 
 @pytest.mark.parametrize("ended", ["late", "failed"])
 def test_an_end_that_does_not_come_in_time(ended):
-    drive = TieredDrive(random.Random(0), 40, 0, True, blocks=64, size=2, seqs=2, budget=10)
-    drive.transfer = lambda count: None
-    drive.kv.tiers.cost.front = lambda *args, **more: 16
-    drive.add(BASES[0][:41], max_tokens=1)
-    drive.run()
-    while drive.kv.tiers.tidy():
-        drive.settle()
-    assert drive.kv.pool.forget_cached()
-    drive.add(BASES[0][:41], "again", max_tokens=1)
-    plans = [drive.step(), drive.step()]
+    drive = beginning_in_front()
     if ended == "failed":
         drive.tiers[0].reads.append("os")
         drive.mover.finish()
-    plans += [drive.step(), drive.step()]
-    assert [(int(p.starts[0]), int(p.counts[0])) for p in plans][:2] == [(0, 10), (10, 6)]
+    counts = [int(drive.step().counts[0]) for _ in range(2)]
     # While it may still come, the front goes on in small parts.
-    assert [int(p.counts[0]) for p in plans][2:] == ([2, 2] if ended == "late" else [10, 10])
+    assert counts == ([2, 2] if ended == "late" else [10, 10])
     drive.run()
     drive.settle()
     drive.verify()
@@ -138,23 +83,16 @@ def test_nobody_waits_for_more_than_that_many_younger(window):
                 rng.choice(drive.tiers).reads.extend(rng.choices(["ok", "os"], k=2))
             elif op < 0.65 and scheduler.running:
                 scheduler._preempt(rng.choice(scheduler.running))
-            before = list(scheduler.waiting)
             if scheduler.has_work:
-                drive.step()
-            for i, young in enumerate(before):
-                for old in before[:i] if young not in scheduler.waiting else ():
-                    if old in scheduler.waiting:
-                        overtakers.setdefault(old, set()).add(young)
+                for old, young in drive.overtaking():
+                    overtakers.setdefault(old, set()).add(young)
         assert all(len(younger) <= window - 1 for younger in overtakers.values())
-        while scheduler.has_work:
-            drive.step()
-        drive.settle()
-        drive.verify()
+        drive.finish()
 
 
-@pytest.mark.parametrize("tens", range(4))
-def test_random_lives_with_ends_that_are_loaded_meanwhile(tens):
-    for seed in range(10 * tens, 10 * tens + 10):
+@pytest.mark.parametrize("part", range(4))
+def test_random_lives_with_ends_that_are_loaded_meanwhile(part):
+    for seed in range(10 * part, 10 * part + 10):
         rng = random.Random(seed)
         size = rng.randint(1, 3)
         drive = TieredDrive(
@@ -172,8 +110,7 @@ def test_random_lives_with_ends_that_are_loaded_meanwhile(tens):
             elif op < 0.55 and drive.requests:
                 drive.abort(rng.choice(sorted(drive.requests)[-3:]))
             elif op < 0.65:
-                plan = getattr(rng.choice(drive.tiers), rng.choice(["reads", "writes"]))
-                plan.extend(rng.choices(["ok", "os", "crash"], k=2))
+                drive.misbehave()
             elif op < 0.7:
                 drive.clock.now += rng.choice([0.5, 3.0, 70.0])
             elif op < 0.8 and drive.scheduler.running:
@@ -185,22 +122,12 @@ def test_random_lives_with_ends_that_are_loaded_meanwhile(tens):
             for _ in range(rng.choice([0, 1, 6])):
                 if drive.scheduler.has_work:
                     drive.step()
-        while drive.scheduler.has_work:
-            drive.step()
-        drive.settle()
-        drive.verify()
-        assert drive.kv.reset()
+        drive.finish()
 
 
-def some_prompt(rng: random.Random, most: int) -> list[int]:
-    length = rng.randint(1, most)
-    own = min(length, rng.choice([0, 0, 1, 2, 4]))
-    return rng.choice(BASES)[: length - own] + [rng.randint(8, 10)] * own
-
-
-@pytest.mark.parametrize("tens", range(8))
-def test_random_lives(tens):
-    for seed in range(15 * tens, 15 * tens + 15):
+@pytest.mark.parametrize("part", range(8))
+def test_random_lives(part):
+    for seed in range(15 * part, 15 * part + 15):
         live(seed)
 
 
@@ -247,8 +174,7 @@ def live(seed: int) -> None:
             drive.abort(rng.choice(loading or sorted(drive.requests)[-4:]))
             drive.scheduler.check()
         elif op < 0.6:
-            plan = getattr(rng.choice(drive.tiers), rng.choice(["reads", "writes", "deletes"]))
-            plan.extend(rng.choices(["ok", "os", "crash"], k=2))
+            drive.misbehave()
         elif op < 0.67:
             drive.clock.now += rng.choice([0.5, 3.0, 70.0])
         elif op < 0.73:
@@ -260,13 +186,4 @@ def live(seed: int) -> None:
         for _ in range(rng.choice([0, 1, 4])):
             if drive.scheduler.has_work:
                 drive.step()
-    steps = 0
-    while drive.scheduler.has_work:
-        drive.step()
-        steps += 1
-        assert steps < 5000, "it does not come to an end"
-    drive.settle()
-    drive.verify()
-    assert not drive.mover.busy
-    assert not drive.kv.pool._pinned
-    assert drive.kv.reset()
+    drive.finish()
