@@ -15,18 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.presets import SWITCHES
 from vllm.config import EngineArgs
 from vllm.entrypoints.llm_engine import LLMEngine
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
-SWITCHES = (
-    "enable_prefix_caching",
-    "enable_multi_tier_prefix_caching",
-    "enable_async_swapping",
-    "enable_prefix_aware_scheduling",
-    "enable_async_prefetching",
-)
 COMBINATIONS = list(itertools.product([False, True], repeat=len(SWITCHES)))
 SIZE, LENGTHS, ANSWER = 16, (33, 48, 65, 80), 6
 BLOCKS = sum(length // SIZE for length in LENGTHS)  # full ones

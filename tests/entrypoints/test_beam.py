@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -59,13 +58,6 @@ def test_a_wide_beam_finds_the_best_of_all(seed: int, penalty: float) -> None:
     assert all(math.isclose(a, b) for (a, _), (b, _) in zip(got, expected, strict=True))
 
 
-@pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
-    llm = LLM(max_model_len=128, max_num_seqs=16, num_gpu_blocks_override=200)
-    yield llm
-    llm.shutdown()
-
-
 def test_over_the_engine(llm: LLM) -> None:
     """Width 1 is greedy; wider ones find no worse; scores are what the engine says of the text."""
     prompts = ["The code of amber-fox is", "Once more, the"]
@@ -98,7 +90,6 @@ def test_over_the_engine(llm: LLM) -> None:
             positions = list(zip(found.tokens, told.prompt_logprobs, strict=True))[count:]
             total = sum(position[token].logprob for token, position in positions if position)
             assert found.cum_logprob == pytest.approx(total, abs=2e-2)
-    llm.llm_engine.core.check()
 
 
 def test_it_ends_at_the_end(llm: LLM) -> None:

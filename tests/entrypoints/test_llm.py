@@ -1,50 +1,17 @@
-"""`LLM` on the demo model: what users give and get. Nothing here knows what the model says."""
+"""`LLM`: prompts and their order, what can go wrong, what outputs hold."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vllm import LLM, EngineArgs, LLMEngine, SamplingParams, VLLMValidationError
 from vllm.engine.output import RequestRejectedError
-from vllm.outputs import RequestOutput
 
-FEW = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
-TEXTS = ["The code is", "Count with me: 1 2 3", "What is the capital?", "Once more"]
+from .offline import FEW, TEXTS, run, tokens
 
-
-@pytest.fixture(scope="module")
-def llm() -> Iterator[LLM]:
-    llm = LLM(max_model_len=128, max_num_seqs=8, num_gpu_blocks_override=200, kernels="reference")
-    yield llm
-    llm.shutdown()
-
-
-@pytest.fixture(autouse=True)
-def left_clean(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Every test leaves the engine with no request and no held block."""
-    yield
-    if "llm" in request.fixturenames:
-        engine = request.getfixturevalue("llm").llm_engine
-        assert not engine.has_unfinished_requests()
-        engine.core.check()
-        assert engine.core.scheduler.kv.usage == 0
-
-
-def run(llm: LLM, prompts: Any, params: Any = FEW, **more: Any) -> list[RequestOutput]:
-    return llm.generate(prompts, params, use_tqdm=False, **more)
-
-
-def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
-    return [o.outputs[0].token_ids for o in outputs]
-
-
-# ---- prompts and their order ------------------------------------------------------------------
+# ---- prompts and their order --------------------------------------------------------------------
 
 
 def test_prompt_forms_give_the_same(llm: LLM) -> None:
@@ -104,7 +71,7 @@ def test_given_parameters_are_not_changed(llm: LLM) -> None:
     assert params == before
 
 
-# ---- what can go wrong ------------------------------------------------------------------------
+# ---- what can go wrong --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -206,7 +173,7 @@ def test_arguments_that_cannot_work() -> None:
         LLM(dtype="int8")
 
 
-# ---- outputs ----------------------------------------------------------------------------------
+# ---- outputs ------------------------------------------------------------------------------------
 
 
 def test_several_outputs(llm: LLM) -> None:
@@ -343,190 +310,6 @@ def test_cached_tokens_are_told_and_can_be_forgotten(llm: LLM) -> None:
     assert run(llm, ids)[0].num_cached_tokens == 0
 
 
-# ---- sleep, profiles, calls ---------------------------------------------------------------------
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.parametrize("level", [0, 1, 2])
-def test_sleep_gives_memory_back_and_changes_no_answer(level: int) -> None:
-    llm = LLM(max_model_len=2048, num_gpu_blocks_override=2000, kernels="reference")
-    worker = llm.llm_engine.core.executor
-    expected = tokens(run(llm, TEXTS))
-    worker.model_runner.kv.fill_(0.5)  # as if it had been full once
-    before = resident()
-    llm.sleep(level)
-    with pytest.raises(RuntimeError, match="wake_up"):
-        run(llm, TEXTS)
-    saved, usage = before - resident(), llm.llm_engine.core.executor.memory_usage()
-    arena = usage["kv_cache"]
-    assert arena > 30 << 20
-    assert saved > 0.9 * arena if level else saved < 0.1 * arena
-    assert (usage["weights"] == 0) is (level == 2)
-    if level == 2:
-        with pytest.raises(RuntimeError, match="asleep"):
-            llm.collective_rpc("check_health")
-    assert llm.wake_up(["kv_cache"]) is False
-    assert llm.wake_up() is True
-    assert llm.collective_rpc("check_health") == [True]
-    assert tokens(run(llm, TEXTS)) == expected
-    llm.shutdown()
-
-
-@pytest.mark.parametrize("mode", ["abort", "wait", "keep"])
-def test_what_becomes_of_queued_prompts(llm: LLM, mode: str) -> None:
-    expected = tokens(run(llm, TEXTS))
-    llm.enqueue(TEXTS, FEW)
-    llm.llm_engine.step()
-    llm.sleep(1, mode)
-    llm.wake_up()
-    done = llm.wait_for_completion(use_tqdm=False)
-    assert tokens(done) == ([] if mode == "abort" else expected)
-    assert all(output.outputs[0].finish_reason == "length" for output in done)
-
-
-def test_sleeping_twice_and_waking_in_parts(llm: LLM) -> None:
-    core = llm.llm_engine.core
-    llm.sleep(1)
-    llm.sleep(2)
-    assert llm.wake_up(["scheduling"]) is False, "memory first"
-    assert llm.wake_up(["weights"]) is False
-    llm.sleep(0)
-    assert core.is_sleeping()
-    assert llm.wake_up(["kv_cache"]) is True
-    assert not core.is_sleeping()
-    assert run(llm, TEXTS[0])[0].finished
-    for call in (lambda: llm.sleep(3), lambda: llm.wake_up(["all"])):
-        with pytest.raises(VLLMValidationError):
-            call()
-    with pytest.raises(VLLMValidationError, match="mode"):
-        llm.sleep(1, "at once")
-    assert not core.is_sleeping()
-
-
-def test_a_reset_while_requests_run(llm: LLM) -> None:
-    long = [[(i * k) % 50 + 6 for i in range(60)] for k in (3, 7)]
-    expected = tokens(run(llm, long))
-    llm.enqueue(long, FEW)
-    llm.llm_engine.step()
-    assert llm.reset_prefix_cache() is False
-    assert llm.reset_prefix_cache(reset_running_requests=True) is True
-    assert tokens(llm.wait_for_completion(use_tqdm=False)) == expected
-
-
-def test_a_profile_is_a_trace(tmp_path: Path) -> None:
-    config = {"torch_profiler_dir": str(tmp_path), "max_iterations": 3}
-    llm = LLM(max_model_len=64, num_gpu_blocks_override=20, profiler_config=config)
-    assert llm.start_profile() == str(tmp_path)
-    with pytest.raises(VLLMValidationError, match="already"):
-        llm.start_profile()
-    run(llm, TEXTS[0], SamplingParams(max_tokens=8, ignore_eos=True))
-    path = Path(llm.stop_profile())
-    assert path.parent == tmp_path
-    names = {event.get("name") for event in json.loads(path.read_text())["traceEvents"]}
-    assert any(str(name).startswith("aten::") for name in names)
-    with pytest.raises(VLLMValidationError, match="no profile"):
-        llm.stop_profile()
-    llm.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        ({"torch_profiler_dir": "x", "depth": 3}, "depth"),
-        ({"torch_profiler_dir": "x", "max_iterations": 0}, "max_iterations"),
-        ({"torch_profiler_dir": "x", "torch_profiler_with_stack": 1}, "with_stack"),
-        ({"max_iterations": 3}, "torch_profiler_dir"),
-        ({"profiler": "cuda", "torch_profiler_dir": "x"}, "profiler"),
-    ],
-)
-def test_profiler_configurations_that_cannot_work(config: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        EngineArgs(profiler_config=config).create_engine_config()
-
-
-def test_calls_to_workers(llm: LLM) -> None:
-    [usage] = llm.collective_rpc("memory_usage")
-    assert usage["weights"] == sum(llm.apply_model(lambda m: sum(p.nbytes for p in m.parameters())))
-    assert llm.collective_rpc(lambda worker, a, b: (a, b), args=(1,), kwargs={"b": 2}) == [(1, 2)]
-    [table] = llm.collective_rpc("kernel_table")
-    assert set(table.values()) == {"reference"}
-    for name in ("execute", "shutdown", "__init__", "no such thing"):
-        with pytest.raises(VLLMValidationError, match="check_health"):
-            llm.collective_rpc(name)
-    with pytest.raises(VLLMValidationError, match="no arguments"):
-        llm.collective_rpc("check_health", args=(1,))
-    with pytest.raises(VLLMValidationError, match="VLLM_TORCH_PROFILER_DIR"):
-        llm.start_profile()
-
-
-# ---- chat -------------------------------------------------------------------------------------
-
-CHAT = [{"role": "user", "content": "What is the code?"}]
-
-
-def test_chat_is_generate_on_the_rendered_text(llm: LLM) -> None:
-    (one,) = llm.chat(CHAT, FEW, use_tqdm=False)
-    text = llm.llm_engine.tokenizer.render_chat(CHAT)
-    assert one.prompt == text
-    same = llm.get_tokenizer().apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False)
-    assert text == same
-    ids = llm.llm_engine.tokenizer.encode(text, add_special_tokens=False)
-    assert one.prompt_token_ids == ids
-    assert tokens([one]) == tokens(run(llm, ids))
-
-
-def test_several_conversations(llm: LLM) -> None:
-    other = [*CHAT, {"role": "assistant", "content": "Four."}, {"role": "user", "content": "Why?"}]
-    outputs = llm.chat([CHAT, other], [FEW, FEW], use_tqdm=False)
-    assert [o.prompt for o in outputs] == [
-        llm.llm_engine.tokenizer.render_chat(c) for c in (CHAT, other)
-    ]
-
-
-def test_chat_options(llm: LLM) -> None:
-    def prompt(messages: Any, **given: Any) -> str | None:
-        return llm.chat(messages, FEW, use_tqdm=False, **given)[0].prompt
-
-    template = "{{ messages[0].content }}{{ tools | tojson if tools }}{{ flavour }}"
-    given = {
-        "chat_template": template,
-        "tools": [{"a": 1}],
-        "chat_template_kwargs": {"flavour": "!"},
-    }
-    assert prompt(CHAT, **given) == 'What is the code?[{"a": 1}]!'
-    parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "the code?"}]
-    assert (
-        prompt([{"role": "user", "content": parts}], chat_template=template) == "What is\nthe code?"
-    )
-    last = [*CHAT, {"role": "assistant", "content": "The code is"}]
-    text = prompt(last, add_generation_prompt=False, continue_final_message=True)
-    assert text is not None
-    assert text.endswith("The code is")
-
-
-@pytest.mark.parametrize(
-    "messages",
-    [
-        "hello",
-        [["hello"]],
-        [CHAT, "hello"],
-        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
-        [{"role": "user", "content": ["hello"]}],
-    ],
-)
-def test_what_is_no_conversation_is_refused(llm: LLM, messages: Any) -> None:
-    with pytest.raises(VLLMValidationError) as caught:
-        llm.chat(messages, FEW, use_tqdm=False)
-    assert caught.value.parameter == "messages"
-
-
-# ---- the rest ---------------------------------------------------------------------------------
-
-
 def test_default_parameters_come_from_the_model() -> None:
     args = EngineArgs(
         max_model_len=64,
@@ -550,40 +333,10 @@ def test_without_a_tokenizer() -> None:
     with pytest.raises(VLLMValidationError, match="no tokenizer"):
         run(llm, "text")
     with pytest.raises(ValueError, match="skip_tokenizer_init"):
-        llm.chat(CHAT, FEW)
+        llm.chat([{"role": "user", "content": "a"}], FEW)
     with pytest.raises(ValueError, match="skip_tokenizer_init"):
         llm.get_tokenizer()
     llm.shutdown()
-
-
-def test_metrics_count_what_was_done(llm: LLM) -> None:
-    def counters() -> dict[str, int]:
-        return {
-            m.name: m.value
-            for m in llm.get_metrics()
-            if hasattr(m, "value") and "engine" in m.labels and len(m.labels) == 2
-        }
-
-    before = counters()
-    run(llm, TEXTS)
-    after = counters()
-    name = next(n for n in after if n.startswith("vllm:generation_tokens"))
-    assert after[name] - before[name] == 16
-    assert after["vllm:num_requests_running"] == 0
-
-
-def test_no_metrics_where_none_are_kept() -> None:
-    llm = LLM(max_model_len=64, num_gpu_blocks_override=20, disable_log_stats=True)
-    with pytest.raises(ValueError, match="disable_log_stats"):
-        llm.get_metrics()
-    llm.shutdown()
-
-
-def test_the_bar_is_shown_only_on_request(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
-    run(llm, TEXTS)
-    assert capsys.readouterr().err == ""
-    llm.generate(TEXTS, FEW)
-    assert "Generating" in capsys.readouterr().err
 
 
 def test_what_a_batch_tells_the_cache(llm: LLM) -> None:
@@ -605,19 +358,8 @@ def test_what_a_batch_tells_the_cache(llm: LLM) -> None:
         llm.cache_session("all", "burn")
 
 
-@pytest.mark.parametrize("name", ["embed", "encode", "score", "classify"])
-def test_what_is_absent_says_why(llm: LLM, name: str) -> None:
-    with pytest.raises(AttributeError, match=f"LLM.{name}: pooling models"):
-        getattr(llm, name)
-    with pytest.raises(AttributeError, match="nothing"):
-        llm.nothing  # noqa: B018
-
-
-def test_chats_arguments_may_be_positional(llm: LLM) -> None:
-    chat = [{"role": "user", "content": "hi"}]
-    params = SamplingParams(temperature=0, max_tokens=3)
-    [named] = llm.chat(chat, params, use_tqdm=False)
-    [placed] = llm.chat(chat, params, False, None, None, None, "auto", True, False)
-    assert placed.outputs[0].text == named.outputs[0].text
-    with pytest.raises(VLLMValidationError, match="contents as text"):
-        llm.chat(chat, params, chat_template_content_format="openai")  # type: ignore[arg-type]
+def test_the_bar_is_shown_only_on_request(llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
+    run(llm, TEXTS)
+    assert capsys.readouterr().err == ""
+    llm.generate(TEXTS, FEW)
+    assert "Generating" in capsys.readouterr().err

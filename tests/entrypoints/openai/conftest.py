@@ -13,19 +13,36 @@ import uvicorn
 
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
+from vllm.observe.metrics import Metrics
 
 from .fake_engine import FakeEngine
 
 Connect = Callable[..., httpx.AsyncClient]
 
+CALLS: dict[str, Any] = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+THINKS_AND_CALLS = CALLS | {"reasoning_parser": "deepseek_r1"}
+THOUGHT_AND_CALL = [
+    "Hm.</think>",
+    "Well. ",
+    '<tool_call>{"name": "look", "arg',
+    'uments": {"a": 1}}',
+    "</tool_call>",
+]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
 
 @pytest.fixture
 def connect(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """A client of an app in this process, which may be given server arguments."""
+    """A client of an app in this process, which may be given server arguments, and metrics."""
     monkeypatch.delenv("VLLM_API_KEY", raising=False)
 
-    def make(engine: FakeEngine = engine, **args: Any) -> httpx.AsyncClient:
-        app = build_app(engine, ServerArgs(**args))
+    def make(
+        engine: FakeEngine = engine, metrics: Metrics | None = None, **args: Any
+    ) -> httpx.AsyncClient:
+        app = build_app(engine, ServerArgs(**args), metrics)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://test")
 

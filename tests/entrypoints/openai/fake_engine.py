@@ -114,8 +114,10 @@ class FakeEngine:
     def shutdown(self) -> None:
         self.errored = True
 
-    def die(self) -> None:
-        self.errored = True
+    def prompt(self, which: int = -1) -> str:
+        """What a request, by default the last, asked, as text with its marks."""
+        assert self.tokenizer is not None
+        return self.tokenizer.decode(self.asked[which].ids, skip_special_tokens=False)
 
     async def generate(
         self,

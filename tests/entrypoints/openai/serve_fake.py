@@ -24,7 +24,7 @@ async def main() -> int:
     args = ServerArgs(port=0, shutdown_timeout=given.get("shutdown_timeout", 0))
     engine = FakeEngine(tokenizer=given["tokenizer"])
     engine.delay = given.get("delay", 0.0)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, engine.die)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, engine.shutdown)
     signals, listener = Signals(), bind(args)
     with signals.handled():
         print(address(args, listener), flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,11 +10,9 @@ import httpx
 import pytest
 
 from vllm.entrypoints.openai.admin import _plain
-from vllm.entrypoints.openai.app import build_app
-from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 
-from .conftest import Connect
+from .conftest import Connect, bearer
 from .fake_engine import FakeEngine
 
 ROUTES = [
@@ -27,10 +26,6 @@ ROUTES = [
     ("GET", "/server_info"),
 ]
 BODY = {"method": "check_health"}
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 async def call(
@@ -141,12 +136,11 @@ def test_urls_are_shown_without_passwords() -> None:
     assert _plain("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
-async def test_the_gauge_of_sleep(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_gauge_of_sleep(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
-    app = build_app(engine, ServerArgs(), Metrics("demo"))
-    transport = httpx.ASGITransport(app=app)
+    client = connect(metrics=Metrics("demo"))
 
-    async def state(client: httpx.AsyncClient) -> list[str]:
+    async def state() -> list[str]:
         lines = (await client.get("/metrics")).text.splitlines()
         found = [line for line in lines if line.startswith("vllm:engine_sleep_state{")]
         assert len(found) == 3
@@ -154,16 +148,15 @@ async def test_the_gauge_of_sleep(engine: FakeEngine, monkeypatch: pytest.Monkey
             line.split('sleep_state="')[1].split('"')[0] for line in found if line[-3:] == "1.0"
         ]
 
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        assert await state(client) == ["awake"]
-        await client.post("/sleep")
-        assert await state(client) == ["weights_offloaded"]
-        await client.post("/sleep?level=2")
-        assert await state(client) == ["discard_all"]
-        await client.post("/wake_up?tags=weights")
-        assert await state(client) == ["discard_all"]
-        await client.post("/wake_up")
-        assert await state(client) == ["awake"]
+    assert await state() == ["awake"]
+    await client.post("/sleep")
+    assert await state() == ["weights_offloaded"]
+    await client.post("/sleep?level=2")
+    assert await state() == ["discard_all"]
+    await client.post("/wake_up?tags=weights")
+    assert await state() == ["discard_all"]
+    await client.post("/wake_up")
+    assert await state() == ["awake"]
 
 
 async def test_tokenizer_info(connect: Connect, engine: FakeEngine) -> None:
@@ -176,8 +169,6 @@ async def test_tokenizer_info(connect: Connect, engine: FakeEngine) -> None:
 
 
 async def test_load(connect: Connect, engine: FakeEngine) -> None:
-    import asyncio
-
     engine.delay = 0.05
     for tracked in (False, True):
         client = connect(enable_server_load_tracking=tracked)

@@ -12,7 +12,7 @@ import pytest
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 
-from .conftest import Connect, real_server
+from .conftest import THINKS_AND_CALLS, THOUGHT_AND_CALL, Connect, real_server
 from .fake_engine import CACHED, FakeEngine
 
 ASK: Any = [{"role": "user", "content": "What is the code?"}]
@@ -21,23 +21,11 @@ LOOK: Any = {
     "description": "Looks.",
     "input_schema": {"type": "object", "properties": {"a": {"type": "integer"}}},
 }
-SAYS = [
-    "Hm.</think>",
-    "Well. ",
-    '<tool_call>{"name": "look", "arg',
-    'uments": {"a": 1}}',
-    "</tool_call>",
-]
 
 
 @pytest.fixture
 async def claude(engine: FakeEngine) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    args = ServerArgs(
-        api_key=["sesame"],
-        enable_auto_tool_choice=True,
-        tool_call_parser="hermes",
-        reasoning_parser="deepseek_r1",
-    )
+    args = ServerArgs(api_key=["sesame"], **THINKS_AND_CALLS)
     async with real_server(build_app(engine, args)) as url:
         yield anthropic.AsyncAnthropic(base_url=url, api_key="sesame", max_retries=0)
 
@@ -57,9 +45,7 @@ async def test_an_answer_whole_and_streamed(
     assert whole.usage.input_tokens == prompt - CACHED
     assert whole.usage.cache_read_input_tokens == CACHED
     assert whole.usage.output_tokens == 3
-    assert engine.tokenizer is not None
-    text = engine.tokenizer.decode(engine.asked[0].ids, skip_special_tokens=False)
-    assert text.startswith("<|bos|><|system|>Be brief.<|end|><|user|>What is")
+    assert engine.prompt().startswith("<|bos|><|system|>Be brief.<|end|><|user|>What is")
     async with claude.messages.stream(**asked) as stream:
         texts = [text async for text in stream.text_stream]
         streamed = await stream.get_final_message()
@@ -70,7 +56,7 @@ async def test_an_answer_whole_and_streamed(
 
 
 async def test_tools(claude: anthropic.AsyncAnthropic, engine: FakeEngine) -> None:
-    engine.says = SAYS
+    engine.says = THOUGHT_AND_CALL
     asked: Any = {"model": "demo", "max_tokens": 9, "messages": ASK, "tools": [LOOK]}
     whole = await claude.messages.create(**asked)
     assert [block.type for block in whole.content] == ["thinking", "text", "tool_use"]
@@ -93,9 +79,7 @@ async def test_tools(claude: anthropic.AsyncAnthropic, engine: FakeEngine) -> No
         },
     ]
     await claude.messages.create(**asked | {"messages": back})
-    assert engine.tokenizer is not None
-    text = engine.tokenizer.decode(engine.asked[-1].ids, skip_special_tokens=False)
-    assert "<|tool|>The code<|end|><|user|>" in text
+    assert "<|tool|>The code<|end|><|user|>" in engine.prompt()
     engine.says = ['{"a": 2}']
     forced = await claude.messages.create(
         **asked | {"tool_choice": {"type": "tool", "name": "look"}}

@@ -18,11 +18,6 @@ async def chat(client: httpx.AsyncClient, **body: Any) -> Any:
     return events(response.text) if body.get("stream") else response.json()
 
 
-def prompt_of(engine: FakeEngine) -> str:
-    assert engine.tokenizer is not None
-    return engine.tokenizer.decode(engine.asked[-1].ids, skip_special_tokens=False)
-
-
 async def test_an_answer_has_openais_shape(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     engine.ends_after = 3
     answer = await chat(client, max_tokens=10)
@@ -40,13 +35,13 @@ async def test_an_answer_has_openais_shape(client: httpx.AsyncClient, engine: Fa
 
 async def test_the_template_makes_the_prompt(client: httpx.AsyncClient, engine: FakeEngine) -> None:
     await chat(client)
-    prompt = prompt_of(engine)
+    prompt = engine.prompt()
     assert prompt.startswith("<|bos|><|user|>What is")
     assert prompt.endswith("<|end|><|assistant|>")
     assert prompt.count("<|bos|>") == 1, "the template writes it, so encoding must not"
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": "the code?"}]
     await chat(client, messages=[{"role": "user", "content": parts}])
-    assert "What is\nthe code?" in prompt_of(engine)
+    assert "What is\nthe code?" in engine.prompt()
 
 
 async def test_who_writes_special_tokens(
@@ -145,7 +140,7 @@ async def test_continuing_the_last_message(client: httpx.AsyncClient, engine: Fa
     messages = [*ASK, {"role": "assistant", "content": "The code is"}]
     body = {"messages": messages, "add_generation_prompt": False, "continue_final_message": True}
     answer = await chat(client, **body, echo=True, max_tokens=1)
-    assert prompt_of(engine).endswith("<|assistant|>The code is")
+    assert engine.prompt().endswith("<|assistant|>The code is")
     assert answer["choices"][0]["message"]["content"].startswith("The code is")
     chunks = await chat(client, **body, echo=True, max_tokens=1, stream=True)
     assert chunks[1]["choices"][0]["delta"] == {"content": "The code is"}
@@ -161,7 +156,7 @@ async def test_all_roles_are_taken(client: httpx.AsyncClient, engine: FakeEngine
     ]
     tools = [{"type": "function", "function": {"name": "look"}}]
     await chat(client, messages=messages, tools=tools, tool_choice="none")
-    assert prompt_of(engine) == (
+    assert engine.prompt() == (
         "<|bos|><|developer|>Be brief.<|end|><|user|>Hello<|end|>"
         "<|assistant|><|end|><|tool|>The code<|end|><|assistant|>"
     )
@@ -200,7 +195,7 @@ async def test_a_developer_is_the_system_where_a_template_knows_no_other(
     body = {"messages": [{"role": "developer", "content": "Be brief."}, user], "max_tokens": 1}
     answer = await connect(engine).post("/v1/chat/completions", json=body)
     assert answer.status_code == 200
-    assert prompt_of(engine) == "<|system|>Be brief.<|user|>code"
+    assert engine.prompt() == "<|system|>Be brief.<|user|>code"
     body["messages"] = [{"role": "tool", "content": "x"}, user]
     answer = await connect(engine).post("/v1/chat/completions", json=body)
     assert "no tool" in answer.json()["error"]["message"]
@@ -210,7 +205,7 @@ async def test_template_kwargs_reach_the_template(connect: Any, make_engine: Mak
     template = "{{ messages[0]['content'] }}{% if brief %} 4821{% endif %}"
     engine = make_engine(chat_template=template)
     await chat(connect(engine), chat_template_kwargs={"brief": True})
-    assert prompt_of(engine).endswith("4821")
+    assert engine.prompt().endswith("4821")
 
 
 async def test_documents_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:

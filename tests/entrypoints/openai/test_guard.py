@@ -10,14 +10,11 @@ import pytest
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 
+from .conftest import bearer
 from .fake_engine import FakeEngine
 
 OPEN = {"/health", "/ping", "/version"}
 COMPLETE = {"prompt": "The code", "max_tokens": 1}
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 async def test_every_route_but_the_open_ones_needs_a_key(connect: Any, engine: FakeEngine) -> None:

@@ -36,7 +36,7 @@ async def test_health_follows_the_engine(client: httpx.AsyncClient, engine: Fake
     for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
         response = await client.request(method, path)
         assert (response.status_code, response.content) == (200, b"")
-    engine.die()
+    engine.shutdown()
     for method, path in (("GET", "/health"), ("GET", "/ping"), ("POST", "/ping")):
         assert (await client.request(method, path)).status_code == 503
 
@@ -45,16 +45,12 @@ async def test_version(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"version": __version__}
 
 
-async def test_metrics_show_engine_and_process(engine: FakeEngine) -> None:
-    metrics = Metrics("demo")
-    app = build_app(engine, ServerArgs(), metrics)
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        response = await client.get("/metrics")
-        assert response.headers["content-type"].startswith("text/plain")
-        assert 'vllm:num_requests_running{engine="0",model_name="demo"} 0.0' in response.text
-        assert "process_resident_memory_bytes" in response.text
-        assert "python_info" in response.text
+async def test_metrics_show_engine_and_process(connect: Any) -> None:
+    response = await connect(metrics=Metrics("demo")).get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'vllm:num_requests_running{engine="0",model_name="demo"} 0.0' in response.text
+    assert "process_resident_memory_bytes" in response.text
+    assert "python_info" in response.text
 
 
 async def test_metrics_without_an_engines(client: httpx.AsyncClient) -> None:

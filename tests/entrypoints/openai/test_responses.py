@@ -15,7 +15,7 @@ from vllm.entrypoints.openai import responses
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 
-from .conftest import real_server
+from .conftest import THINKS_AND_CALLS, THOUGHT_AND_CALL, real_server
 from .fake_engine import CACHED, FakeEngine
 
 LOOK: Any = {
@@ -23,27 +23,13 @@ LOOK: Any = {
     "name": "look",
     "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
 }
-SAYS = [
-    "Hm.</think>",
-    "Well. ",
-    '<tool_call>{"name": "look", "arg',
-    'uments": {"a": 1}}',
-    "</tool_call>",
-]
 
 
 @pytest.fixture
 async def ai(engine: FakeEngine) -> AsyncIterator[openai.AsyncOpenAI]:
-    args = ServerArgs(
-        enable_auto_tool_choice=True, tool_call_parser="hermes", reasoning_parser="deepseek_r1"
-    )
+    args = ServerArgs(**THINKS_AND_CALLS)
     async with real_server(build_app(engine, args)) as url:
         yield openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
-
-
-def prompt_of(engine: FakeEngine) -> str:
-    assert engine.tokenizer is not None
-    return engine.tokenizer.decode(engine.asked[-1].ids, skip_special_tokens=False)
 
 
 async def test_whole_and_streamed(ai: openai.AsyncOpenAI, engine: FakeEngine) -> None:
@@ -52,7 +38,7 @@ async def test_whole_and_streamed(ai: openai.AsyncOpenAI, engine: FakeEngine) ->
     whole = await ai.responses.create(**asked)
     assert (whole.status, whole.output_text) == ("completed", "Yes, it is.")
     assert [item.type for item in whole.output] == ["reasoning", "message"]
-    assert prompt_of(engine).startswith("<|bos|><|system|>Be brief.<|end|><|user|>What is")
+    assert engine.prompt().startswith("<|bos|><|system|>Be brief.<|end|><|user|>What is")
     assert whole.usage is not None
     assert whole.usage.input_tokens == len(engine.asked[0].ids)
     assert whole.usage.input_tokens_details.cached_tokens == CACHED
@@ -85,7 +71,7 @@ async def test_whole_and_streamed(ai: openai.AsyncOpenAI, engine: FakeEngine) ->
 
 
 async def test_calls_and_what_follows_them(ai: openai.AsyncOpenAI, engine: FakeEngine) -> None:
-    engine.says = SAYS
+    engine.says = THOUGHT_AND_CALL
     asked: Any = {"model": "demo", "tools": [LOOK]}
     first = await ai.responses.create(input="What is the code?", **asked)
     call: Any = first.output[-1]
@@ -99,8 +85,8 @@ async def test_calls_and_what_follows_them(ai: openai.AsyncOpenAI, engine: FakeE
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "The code"}
     second = await ai.responses.create(input=[result], previous_response_id=first.id, **asked)
     assert second.output_text == "Done"
-    assert "<|user|>What is the code?" in prompt_of(engine)
-    assert prompt_of(engine).endswith("Well.<|end|><|tool|>The code<|end|><|assistant|>")
+    assert "<|user|>What is the code?" in engine.prompt()
+    assert engine.prompt().endswith("Well.<|end|><|tool|>The code<|end|><|assistant|>")
     by_hand: Any = [
         {"role": "user", "content": [{"type": "input_text", "text": "What is the code?"}]},
         *(item.model_dump() for item in first.output),

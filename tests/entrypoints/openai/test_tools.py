@@ -10,7 +10,7 @@ import pytest
 
 from vllm.entrypoints.server_args import ServerArgs
 
-from .conftest import Connect, events
+from .conftest import CALLS, THINKS_AND_CALLS, Connect, events
 from .fake_engine import FakeEngine
 
 USER = {"role": "user", "content": "What is the code?"}
@@ -76,7 +76,7 @@ async def both(client: httpx.AsyncClient, **body: Any) -> tuple[dict[str, Any], 
 
 @pytest.fixture
 def tooled(connect: Connect) -> httpx.AsyncClient:
-    return connect(enable_auto_tool_choice=True, tool_call_parser="hermes")
+    return connect(**CALLS)
 
 
 async def test_the_model_calls(tooled: httpx.AsyncClient, engine: FakeEngine) -> None:
@@ -142,9 +142,7 @@ async def test_thoughts_are_told_apart(connect: Connect, engine: FakeEngine) -> 
     assert (await both(always))[0] == {"content": "Yes", "reasoning": "Hmm."}
     engine.says = ["Hm", "m"]
     assert (await both(always))[0] == {"content": "", "reasoning": "Hmm"}
-    both_parsers = connect(
-        reasoning_parser="deepseek_r1", enable_auto_tool_choice=True, tool_call_parser="hermes"
-    )
+    both_parsers = connect(**THINKS_AND_CALLS)
     engine.says = ["<tool_call> is a tag</think>", *SAYS]
     message, reason = await both(both_parsers, tools=[LOOK])
     assert message["reasoning"] == "<tool_call> is a tag"
