@@ -2,8 +2,9 @@
 
     python -m benchmarks.compression [--rounds 3] [--requests 256] [--json results/compression.json]
 
-A small Llama with random weights; the cache holds about three requests at their longest, and all
-requests are there at once. The contenders take turns. Lines:
+Two layers of Qwen1.5-0.5B's shape with random weights in bf16: with three requests a step the time
+goes into reading weights and KVs that no cache holds. The memory is for about three requests at
+their longest, and all requests are there at once. The contenders take turns. Lines:
 
     tokens/s   generated tokens a second of all requests: without compression, with memory for
                64 of them (what running many at once can bring on this machine), and at each rate
@@ -26,27 +27,28 @@ from benchmarks.measure import Rounds, alternate, spread, write_json
 from vllm.config import EngineArgs
 from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-LAYERS, VOCAB = 4, 4096
+LAYERS, VOCAB = 2, 4096  # a vocabulary in proportion to two layers
 SIZES = {
-    "hidden_size": 512,
-    "intermediate_size": 1376,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
+    "hidden_size": 1024,
+    "intermediate_size": 2816,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
     "vocab_size": VOCAB,
     "max_position_embeddings": 4096,
 }
 BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
 PROTECTED = 16
 MOST = 64  # requests at their longest for which there is room without compression, to compare
-RATES = (64, 8)
+WHO = ("off", "room", "64x", "8x")
 
 
 class Contender:
     def __init__(self, folder: Path, blocks: int, **options: Any) -> None:
         args = EngineArgs(
             model=str(folder),
+            dtype="bfloat16",
             skip_tokenizer_init=True,
             block_size=BLOCK,
             num_gpu_blocks_override=blocks,
@@ -62,7 +64,12 @@ class Contender:
         self.stats: Any = None
 
     def run(self, prompts: list[list[int]], tokens: int) -> None:
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+        params = SamplingParams(
+            temperature=0,
+            max_tokens=tokens,
+            ignore_eos=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
         for prompt in prompts:
             self._count += 1
             self.engine.add_request(str(self._count), prompt, params)
@@ -83,16 +90,17 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Many requests in little memory, once a contender and round."""
     longest = options.prompt + options.output
     blocks = FULL * -(-longest // BLOCK)
-    contenders = {
-        "off": Contender(folder, blocks),
-        "room": Contender(folder, blocks * MOST // FULL),
-    }
-    for rate in RATES:
-        contenders[f"{rate}x"] = Contender(
+    contenders = {}
+    for who in options.contenders:
+        if who in ("off", "room"):
+            room = blocks if who == "off" else blocks * MOST // FULL
+            contenders[who] = Contender(folder, room)
+            continue
+        contenders[who] = Contender(
             folder,
             blocks,
             enable_kvc=True,
-            target_compression_rate=1 / rate,
+            target_compression_rate=1 / int(who[:-1]),
             protected_window_size=PROTECTED,
             compression_interval=options.interval,
             only_prefill_metrics=not options.decode_metrics,
@@ -108,12 +116,13 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     made = options.requests * options.output
     told: dict[str, Any] = {"seconds": rounds.seconds}
+    first = options.contenders[0]
     for who, contender in contenders.items():
         speed = made / rounds.median(who)
         batch = sum(contender.running) / len(contender.running)
         kept = contender.stats.ratio if contender.stats else 1.0
         print(
-            f"{who:>4}: {speed:7.0f} tokens/s, {spread(rounds.ratio(who, 'off'))} of off, "
+            f"{who:>4}: {speed:7.0f} tokens/s, {spread(rounds.ratio(who, first))} of {first}, "
             f"{batch:.1f} running, {kept:.1f} x fewer KVs at the end"
         )
         told[who] = {"tokens_per_second": speed, "running": batch, "ratio": kept}
@@ -143,7 +152,6 @@ def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     contender = Contender(
         folder / "larger",
         256,
-        dtype="bfloat16",
         enable_kvc=True,
         target_compression_rate=1 / 8,
         protected_window_size=PROTECTED,
@@ -181,9 +189,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--requests", type=int, default=256)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--output", type=int, default=512)
-    parser.add_argument("--interval", type=int, default=32)
+    parser.add_argument("--prompt", type=int, default=1024)
+    parser.add_argument("--output", type=int, default=1280)
+    parser.add_argument("--interval", type=int, default=64)
+    parser.add_argument(
+        "--contenders", nargs="+", choices=WHO, default=WHO, help="ratios are to the first"
+    )
     parser.add_argument(
         "--decode-metrics", action="store_true", help="observe decode queries as well"
     )

@@ -39,8 +39,7 @@ def observed(
     return Observed(
         queries=normal(queries, heads * group, dim),
         query_positions=torch.arange(kvs - queries, kvs),
-        keys=keys,
-        values=values,
+        read=lambda: (keys, values),
         positions=positions,
         scale=SCALE,
         **more,

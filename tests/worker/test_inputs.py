@@ -25,7 +25,7 @@ def test_slots_are_the_ends_of_heads(sequences: int, most: int) -> None:
     tables = [table(rng) for _ in range(sequences)]
     counts = rng.integers(1, most + 1, sequences)
     for t in tables:
-        t.lengths[:] = np.maximum(t.lengths, most)
+        t.first[:] = np.maximum(t.first, most)
     made = _heads(tables, counts)
     expected = [
         [

@@ -37,18 +37,26 @@ class HeadTable:
 
     KV i of layer l, head h lies in head block `head_blocks[l, h, i // B]` at offset `i % B`; past
     a head's last block entries are undefined. New KVs go behind those that are kept, so all lengths
-    grow alike, but they need not be equal. Heads are ordered by layer, then head.
+    grow alike, but they need not be equal: most steps change two numbers, not all heads'. Heads are
+    ordered by layer, then head.
     """
 
     head_blocks: np.ndarray  # int32 [L, H, max]
-    lengths: np.ndarray  # int32 [L, H]: KVs
+    first: np.ndarray  # int32 [L, H]: KVs that there were at `since`
     tokens: int  # logical length: positions that are behind these KVs
     block_size: int
     total: int  # KVs over all layers and heads
+    since: int = field(init=False)  # tokens at the beginning
     spare: int = field(init=False)  # further KVs for which every head has room
 
     def __post_init__(self) -> None:
-        self.spare = _spare(self.lengths, self.block_size)
+        self.since = self.tokens
+        self.spare = _spare(self.first, self.block_size)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """KVs of each head, int32 [L, H]."""
+        return self.first + (self.tokens - self.since)
 
     @classmethod
     def of(
@@ -89,8 +97,7 @@ class HeadTable:
     def extend(self, tokens: int, head_blocks: np.ndarray) -> None:
         """Go on to `tokens` tokens, with as many head blocks as `missing` says."""
         more, before = tokens - self.tokens, self.counts if len(head_blocks) else None
-        self.lengths += more
-        self.total += more * self.lengths.size
+        self.total += more * self.first.size
         self.tokens = tokens
         self.spare -= more
         if before is None:

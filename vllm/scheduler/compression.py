@@ -136,11 +136,16 @@ class Compression:
         Those who give most back come first, as long as there is room for their compressed form.
         """
         room = self._kv.available - len(running)  # each may need a block for its next token
+        able = (s for s in running if s.remaining == 1 and s.compression is not None)
+        held = (self._kv.kept(s.number, s.computed) for s in able)
+        if room >= self._kv.blocks_to_reserve(max(held, default=0)):
+            return  # there is room whoever comes first: nobody's gain matters
         gains = [(self._gain(s), s) for s in running]
         for gain, sequence in sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0]):
             params, tokens = sequence.compression, sequence.computed
             assert params is not None
-            if room >= self._kv.blocks_to_reserve(self._bound(params, tokens)):
+            kvs = min(self._kv.kept(sequence.number, tokens), self._bound(params, tokens))
+            if room >= self._kv.blocks_to_reserve(kvs):
                 return
             sequence.points.append((tokens, self._budget(params, tokens)))
             if self.order(sequence):

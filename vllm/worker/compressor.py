@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -199,18 +200,8 @@ class Compressor:
         self, watched: Watched, view: View, part: Part | None, length: int
     ) -> Iterator[tuple[int, Observed]]:
         """Each layer of a sequence of `length` tokens as a metric sees it, with these queries."""
-        heads, kvs = view.positions.shape[1:]
-        ragged = bool((view.positions < 0).any())
         for layer, attention in enumerate(self._model().attentions()):
-            positions = view.positions[layer]
-            held = self._blocks[view.blocks[layer]]  # [H, n, 2, B, D]
-            keys, values = (
-                side.reshape(heads, -1, side.shape[-1])[:, :kvs] for side in held.unbind(2)
-            )
-            if ragged:  # what was never written may be anything, even NaN
-                hole = (positions < 0).unsqueeze(-1)
-                keys, values = keys.masked_fill(hole, 0), values.masked_fill(hole, 0)
-            empty = keys.new_empty(0, attention.sizes[0], keys.shape[-1])
+            empty = self._blocks.new_empty(0, attention.sizes[0], self._blocks.shape[-1])
             queries = empty if part is None else part[1][layer]
             first = 0 if part is None else part[0]
             yield (
@@ -218,9 +209,8 @@ class Compressor:
                 Observed(
                     queries=queries,
                     query_positions=torch.arange(first, first + len(queries)),
-                    keys=keys,
-                    values=values,
-                    positions=positions,
+                    read=partial(self._read, view, layer),
+                    positions=view.positions[layer],
                     scale=attention.scale,
                     layer=layer,
                     length=length,
@@ -229,6 +219,18 @@ class Compressor:
                     rotate=self._rotate,
                 ),
             )
+
+    def _read(self, view: View, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, [H, T, D]; zeros where padding."""
+        positions = view.positions[layer]
+        heads, kvs = positions.shape
+        held = self._blocks[view.blocks[layer]]  # [H, n, 2, B, D]
+        keys, values = (side.reshape(heads, -1, side.shape[-1])[:, :kvs] for side in held.unbind(2))
+        hole = positions < 0
+        if bool(hole.any()):  # what was never written may be anything, even NaN
+            keys = keys.masked_fill(hole.unsqueeze(-1), 0)
+            values = values.masked_fill(hole.unsqueeze(-1), 0)
+        return keys, values
 
     # ---- orders -------------------------------------------------------------------------------
 

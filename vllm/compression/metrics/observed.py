@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from torch import Tensor
 
 
-@dataclass(slots=True)
+@dataclass
 class Observed:
     """What one layer of one sequence shows a metric. Heads may keep different KVs; rows are padded.
 
@@ -18,8 +19,7 @@ class Observed:
 
     queries: Tensor  # [W, Q, D], after rotary; W may be 0
     query_positions: Tensor  # int64 [W], logical
-    keys: Tensor  # [H, T, D], after rotary, in storage order
-    values: Tensor  # [H, T, D]
+    read: Callable[[], tuple[Tensor, Tensor]]  # what `keys` and `values` come from
     positions: Tensor  # int64 [H, T], logical; -1 where padding
     scale: float
     running: Tensor | None = None  # float32 [H, T]: the sum of what `observe` returned before
@@ -32,6 +32,20 @@ class Observed:
     output: Tensor | None = None  # [hidden, Q * D], the layer's output projection
     # Turns [..., T, D] by int64 [T] further positions, a pure rotation; None: no rotary embedding.
     rotate: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    @cached_property
+    def _kvs(self) -> tuple[Tensor, Tensor]:
+        return self.read()
+
+    @property
+    def keys(self) -> Tensor:
+        """[H, T, D], after rotary, in storage order; read when first asked for."""
+        return self._kvs[0]
+
+    @property
+    def values(self) -> Tensor:
+        """[H, T, D]"""
+        return self._kvs[1]
 
     @property
     def valid(self) -> Tensor:
