@@ -308,3 +308,52 @@ def test_beside_others_in_one_batch(folder):
     ran = engine.run()
     close(ran["mine", 0], expected)
     assert ran["other", 0].sources == ran["mine", 0].sources == {"compressed": SHARED}
+
+
+def together(folder, **options) -> tuple[Engine, dict[str, Ran]]:
+    """Four agents at once; the last has its prefix for itself."""
+    engine, params = sharing(folder, **options), wish(metric="kvc-full")
+    for seed in (1, 2, 3):
+        engine.request(f"r{seed}", agent(seed), params, max_tokens=9)
+    engine.request("alone", prompt(SHARED + OWN, 9), params, max_tokens=9)
+    return engine, {name: ran for (name, _), ran in engine.run().items()}
+
+
+def test_who_comes_together_waits_for_the_first_to_make_it(folder):
+    """As for blocks that another computes, where the order looks at what is cached."""
+    engine, ran = together(folder, enable_prefix_aware_scheduling=True)
+    computed = sum(int(plan.counts.sum()) for plan in engine.plans)
+    assert ran["r1"].sources == ran["alone"].sources == {}
+    assert ran["r2"].sources == ran["r3"].sources == {"compressed": SHARED}
+    assert computed == 4 * (SHARED + OWN + 8) - 2 * SHARED
+    _, by_age = together(folder)
+    assert by_age["r2"].sources == {}, "without it nobody waits"
+    for name in ran:
+        close(ran[name], by_age[name])
+
+
+def test_nobody_waits_for_what_is_too_large_to_keep(folder):
+    """A quarter of the memory is 10 blocks; 40 KVs a head may take 11."""
+    options = {
+        "num_gpu_blocks_override": 43,
+        "max_model_len": 128,
+        "long_prefill_token_threshold": 8,
+    }
+    engine = sharing(folder, enable_prefix_aware_scheduling=True, **options)
+    large = wish(max_cache_tokens=40, metric="kvc-full")
+    for seed in (1, 2):
+        engine.request(f"r{seed}", agent(seed), large, max_tokens=3)
+    engine.core.step()
+    assert len(engine.core.scheduler.running) == 2
+    engine.run()
+
+
+def test_a_compressed_prefix_that_is_there_goes_first(folder):
+    """By what is cached, a hit of this kind counts as one on blocks does."""
+    engine = sharing(folder, enable_prefix_aware_scheduling=True, max_num_seqs=1)
+    engine.one(agent(1), wish(), max_tokens=2)
+    engine.request("old", SYSTEM[:24] + prompt(9, 7), max_tokens=2)
+    engine.request("hit", agent(2), wish(), max_tokens=2)
+    engine.core.step()
+    assert [s.request.request_id for s in engine.core.scheduler.running] == ["hit"]
+    engine.run()

@@ -28,13 +28,22 @@ def test_value_norm_weighs_by_what_a_value_adds_to_the_output():
                 whole = torch.zeros(32)
                 at = (head * 2 + member) * 8
                 whole[at : at + 8] = o.values[head, t]
-                want[head, t] += float((output @ whole).abs().sum()) / 2
-    torch.testing.assert_close(make("snapkv", NORMED).score(o), (inner + 1e-4) * want)
+                want[head, t] += float((output @ whole).square().sum()) / 2
+    torch.testing.assert_close(make("snapkv", NORMED).score(o), (inner + 1e-4) * want.sqrt())
+
+
+def test_value_norm_notices_other_weights():
+    metric = make("snapkv", NORMED)
+    first, second = torch.randn(2, 12, 4 * 8, generator=torch.Generator().manual_seed(3)).unbind(0)
+    for output in (first, first, second):
+        o = observed(output=output)
+        assert torch.equal(metric.score(o), make("snapkv", NORMED).score(o))
+    assert not torch.equal(metric.score(observed(output=first)), metric.score(o))
 
 
 def test_value_norm_without_an_output_projection_takes_the_values():
     o = observed()
-    want = (make("snapkv", PLAIN).score(o) + 1e-4) * o.values.abs().sum(-1)
+    want = (make("snapkv", PLAIN).score(o) + 1e-4) * o.values.norm(dim=-1)
     torch.testing.assert_close(make("snapkv", NORMED).score(o), want)
 
 

@@ -686,6 +686,15 @@ class KVManager:
         assert self._snapshots is not None
         self._snapshots.keep(key, seq, choice)
 
+    def shared_tokens(self, key: Key) -> int:
+        """The tokens of the compressed prefix with this key; 0: there is none."""
+        snapshot = None if self._snapshots is None else self._snapshots.find(key)
+        return 0 if snapshot is None else snapshot.choice.tokens
+
+    def could_share(self, kvs: int) -> bool:
+        """Whether a compressed prefix of at most so many KVs is surely not too large to keep."""
+        return self._snapshots is not None and self._snapshots.takes(kvs)
+
     def admit_shared(self, seq: int, key: Key, tokens: int, headroom: int) -> int | None:
         """Let a sequence begin with a copy of the compressed prefix, if there is one.
 

@@ -51,6 +51,11 @@ class Snapshots:
     def _blocks_for(self, lengths: np.ndarray) -> int:
         return -(-int((-(-lengths // self._size)).sum()) // self._heads.per_block)
 
+    def takes(self, kvs: int) -> bool:
+        """Whether so many KVs are no more than may be kept, however they lie in head blocks."""
+        count = -(-self._heads.most(kvs) // self._heads.per_block)
+        return count <= self._pool.num_blocks // SHARE
+
     def keep(self, key: Key, seq: int, choice: Choice) -> None:
         """Copy what a sequence has just been compressed to, if there is room for it."""
         if key in self._kept:

@@ -60,6 +60,23 @@ class Compression:
             return len(sequence.dense)
         return max(0, (sequence.prefix or sequence.prompt_len) - params.window)
 
+    def found(self, sequence: Sequence) -> int:
+        """How many tokens a compressed prefix that is there saves it when it is admitted."""
+        key = sequence.shared
+        if key is None or sequence.request.params.skip_reading_prefix_cache:
+            return 0
+        return self._kv.shared_tokens(key)
+
+    def deferred(self, sequence: Sequence, others: list[Sequence]) -> bool:
+        """Whether one of these is about to make the compressed prefix that it would begin with."""
+        params, key = sequence.compression, sequence.shared
+        if params is None or key is None or sequence.request.params.skip_reading_prefix_cache:
+            return False
+        tokens, budget = sequence.points[0]
+        if not self._kv.could_share(self._bound(params, tokens, budget)):
+            return False
+        return any(other.shared == key and other.applied == 0 for other in others)
+
     def headroom(self, sequences: list[Sequence]) -> int:
         """Blocks that must stay free so that these can be compressed, one after the other."""
         most = 0

@@ -397,15 +397,21 @@ class Scheduler:
             self.kv.prefetch(sequence.number, sequence.tokens, salt, self._readable(sequence))
 
     def _hits(self, sequence: Sequence) -> tuple[int, int]:
-        return self.kv.probe(
+        device, everywhere = self.kv.probe(
             sequence.number,
             sequence.tokens,
             sequence.request.cache_salt,
             self._readable(sequence),
         )
+        shared = self._compression.found(sequence)
+        return max(device, shared), max(everywhere, shared)
 
     def _is_deferred(self, sequence: Sequence) -> bool:
         """Whether another sequence is computing what this one would compute first."""
+        if self._compression.found(sequence):
+            return False
+        if self._compression.deferred(sequence, [*self.running, *self.loading.values()]):
+            return True
         return bool(self._readable(sequence)) and self.kv.deferred(
             sequence.number, sequence.tokens, sequence.request.cache_salt
         )
@@ -440,7 +446,7 @@ class Scheduler:
 
     def _admit_shared(self, sequence: Sequence, budget: int) -> int | None:
         """Let it begin with a compressed prefix that others made: the tokens that this saves."""
-        if sequence.shared is None or sequence.request.params.skip_reading_prefix_cache:
+        if not self._compression.found(sequence) or sequence.shared is None:
             return None
         (first, _), *later = sequence.points
         end = later[0][0] if later else len(sequence.tokens)
