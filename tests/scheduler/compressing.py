@@ -16,6 +16,7 @@ import numpy as np
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams
 from vllm.core.plan import Choice, Compress, NewSequence, StepPlan, StepResult
+from vllm.core.request import EngineRequest
 from vllm.kv.table import HeadTable
 
 from .drive import Drive
@@ -179,7 +180,7 @@ class CompressingExecutor(FakeExecutor):
         row, size = self.rows[order.seq], self.size
         wish = row.new.compression
         assert wish is not None, "it never asked for that"
-        end = row.new.prompt_len if row.new.prefix is None else row.new.prefix
+        end = [*row.new.stages, row.new.prompt_len][0]
         unseen = 0 if wish.window is None else max(0, end - wish.window)
         if not self.behind[order.seq]:  # else others have seen what is before it
             seen = self.began[order.seq] <= unseen
@@ -250,6 +251,9 @@ class CompressingDrive(Drive):
         for sequence in self.scheduler._by_request.get(name, ()):
             self.salts[sequence.number] = sequence.request.cache_salt
         return name
+
+    def longest(self, request: EngineRequest) -> int:
+        return self.scheduler._compression.longest(request, self.max_model_len)
 
     def step(self) -> StepPlan:
         plan = super().step()

@@ -226,11 +226,15 @@ class Drive:
             request.prompt_token_ids,
             params.seed + index,
             max_tokens=request.max_tokens,
-            max_model_len=self.max_model_len,
+            max_model_len=self.longest(request),
             stop=tuple(params.stop_token_ids),
             eos=() if params.ignore_eos else tuple(request.eos_token_ids),
             min_tokens=params.min_tokens,
         )
+
+    def longest(self, request: EngineRequest) -> int:
+        """Tokens at which its outputs end in any case."""
+        return self.max_model_len
 
     def verify(self) -> None:
         """Everybody got what the oracle says, or its beginning, and nothing is left behind."""

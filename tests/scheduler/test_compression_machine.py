@@ -21,8 +21,11 @@ class CompressionMachine(DriveMachine):
 
     @initialize(data=st.data())
     def start(self, data):
+        limits = self.limits(data, data.draw(st.integers(5, 14), "blocks"))
+        if limits["chunked"]:  # prompts that are longer than the memory, too
+            limits["max_model_len"] *= data.draw(st.sampled_from([1, 1, 2, 4]), "times the memory")
         self.drive = CompressingDrive(
-            **self.limits(data, data.draw(st.integers(5, 14), "blocks")),
+            **limits,
             heads=data.draw(st.sampled_from([1, 2, 3]), "heads"),
             settings=CompressionSettings(
                 interval=data.draw(st.sampled_from([1, 1, 3, 100]), "interval"),
@@ -36,7 +39,7 @@ class CompressionMachine(DriveMachine):
 
     def add_one(self, data):
         drive = self.drive
-        length = data.draw(st.integers(1, drive.max_model_len - 1), "length")
+        length = data.draw(st.integers(1, min(50, drive.max_model_len - 1)), "length")
         own = min(length, data.draw(st.sampled_from([0, 0, 1, 2, 4]), "own"))
         prompt = data.draw(st.sampled_from(BASES))[: length - own]
         prompt = prompt + [8 + len(drive.requests) % 3] * own

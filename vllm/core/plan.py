@@ -49,7 +49,9 @@ class NewSequence:
     compression: CompressionParams | None = None  # None: it is never compressed
     resumed: bool = False  # it was parked, and what it had computed is there again
     head_blocks: np.ndarray | None = None  # int32: all that it has, if it was compressed
-    prefix: int | None = None  # tokens of its prompt that are compressed before the rest
+    stages: list[int] = field(
+        default_factory=list
+    )  # it is compressed there, before its prompt ends
     choice: Choice | None = None  # it begins behind a compressed prefix, which `head_blocks` hold
 
 

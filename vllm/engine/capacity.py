@@ -25,8 +25,8 @@ class Capacity:
 def capacity(config: VllmConfig) -> Capacity:
     """Blocks from the memory allowed, and the context length that fits into them.
 
-    A context length that the user asked for and that does not fit is a ValueError; one that only
-    config.json names is cut to what fits, with a warning.
+    A context length that the user asked for and that does not fit is a ValueError, unless requests
+    may be compressed to fit; one that only config.json names is cut to what fits, with a warning.
     """
     model, cache = config.model, config.cache
     spec = KVSpec(
@@ -37,9 +37,11 @@ def capacity(config: VllmConfig) -> Capacity:
         dtype=model.dtype,
     )
     blocks = cache.num_blocks or cache.memory_bytes // spec.block_bytes
-    length = model.max_model_len
+    length, chunked = model.max_model_len, config.scheduler.enable_chunked_prefill
     if blocks * spec.block_size < length:
         fits = blocks * spec.block_size
+        if config.compression is not None and model.max_len_given and fits >= 2 and chunked:
+            return Capacity(spec, blocks, length)  # the scheduler looks at what each request keeps
         if model.max_len_given or fits < 2:
             needed = -(-length // spec.block_size) * spec.block_bytes
             raise ValueError(
@@ -51,10 +53,10 @@ def capacity(config: VllmConfig) -> Capacity:
             "max_model_len is cut from %d to the %d tokens that the KV cache holds", length, fits
         )
         length = fits
-    scheduler = config.scheduler
-    if not scheduler.enable_chunked_prefill and scheduler.max_num_batched_tokens < length:
+    most = config.scheduler.max_num_batched_tokens
+    if not chunked and most < length:
         raise ValueError(
-            f"without chunked prefill, max_num_batched_tokens ({scheduler.max_num_batched_tokens}) "
-            f"must be at least max_model_len ({length})"
+            f"without chunked prefill, max_num_batched_tokens ({most}) must be at least "
+            f"max_model_len ({length})"
         )
     return Capacity(spec, blocks, length)

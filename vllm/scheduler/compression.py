@@ -18,18 +18,25 @@ from __future__ import annotations
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams, CompressionStats
 from vllm.core.plan import Choice, Compress
+from vllm.core.request import EngineRequest
 from vllm.kv.manager import KVManager
 from vllm.scheduler.sequence import Sequence
+from vllm.scheduler.sizes import Sizes
 
 
 class Compression:
     """The scheduler's side: decides, reserves, and takes note of what was done."""
 
-    def __init__(self, settings: CompressionSettings | None, kv: KVManager) -> None:
-        """settings: None for an engine that compresses nothing."""
+    def __init__(
+        self, settings: CompressionSettings | None, kv: KVManager, chunk: int | None = None
+    ) -> None:
+        """settings: None for an engine that compresses nothing. chunk: tokens of a prompt that one
+        step computes at most; None: prompts are not cut."""
         self.enabled = settings is not None
         self._settings = settings or CompressionSettings()
         self._kv = kv
+        self._chunk = chunk
+        self._sizes = Sizes(self._settings, kv.spec, kv.num_blocks)
         self._orders: list[Compress] = []  # of the step that is being planned
         self._spent = 0  # KVs that these compress
         self._generated = 0  # tokens since the limit on new tokens was last reached
@@ -38,16 +45,53 @@ class Compression:
     # ---- what the scheduler asks --------------------------------------------------------------
 
     def prepare(self, sequence: Sequence) -> None:
-        """A sequence has come: the prefix that it is to share is the first to be compressed."""
+        """A sequence has come: the prefix that it is to share is the first to be compressed.
+
+        Of a prompt that is longer than the memory, each stage is, and nothing is shared.
+        """
         params = sequence.compression
-        if params is None or params.shared_prefix_tokens is None:
+        if params is None:
+            return
+        ends = self._stages(params, sequence.prompt_len)
+        if ends:
+            sequence.points = [(end, self._sizes.budget(params, end)) for end in ends]
+            return
+        if params.shared_prefix_tokens is None:
             return
         tokens = params.shared_prefix_tokens
-        if tokens * self._kv.heads <= self._goal(params, tokens):
+        if tokens * self._kv.heads <= self._sizes.goal(params, tokens):
             return  # all of it stays: what the ordinary cache has of it is as good
-        sequence.points.append((tokens, self._budget(params, tokens)))
+        sequence.points.append((tokens, self._sizes.budget(params, tokens)))
         salt = sequence.request.cache_salt
         sequence.shared = self._kv.shared_key(sequence.tokens[:tokens], salt, params.shape(tokens))
+
+    def longest(self, request: EngineRequest, most: int) -> int:
+        """To how many tokens, at most `most`, a request's sequences can come in this memory.
+
+        No more than its prompt: it cannot be run.
+        """
+        whole = self._kv.num_blocks * self._kv.spec.block_size
+        params, prompt = request.compression, len(request.prompt_token_ids)
+        if most <= whole:
+            return most
+        if params is None or params.asks_for_nothing or self._stages(params, prompt) is None:
+            return whole
+        return self._sizes.longest(params, prompt, most)
+
+    def _stages(self, params: CompressionParams, prompt: int) -> list[int] | None:
+        """Where to compress a prompt on the way, see `Sizes.stages`."""
+        if self._kv.blocks_for(prompt) <= self._kv.num_blocks:
+            return []
+        return None if self._chunk is None else self._sizes.stages(params, prompt, self._chunk)
+
+    def blocks_behind(self, sequence: Sequence) -> int:
+        """Blocks for what is computed of a prompt behind its first compression, at the peak."""
+        params, first = sequence.compression, sequence.prefix
+        if params is None or first is None:
+            return 0
+        if self._stages(params, sequence.prompt_len):
+            return self._sizes.blocks_behind(params, sequence.prompt_len)
+        return self._kv.blocks_for(sequence.prompt_len - first)
 
     def readable(self, sequence: Sequence) -> int:
         """How many of its tokens may come from the cache: rule R2 of the caching contract."""
@@ -73,7 +117,7 @@ class Compression:
         if params is None or key is None or sequence.request.params.skip_reading_prefix_cache:
             return False
         tokens, budget = sequence.points[0]
-        if not self._kv.could_share(self._bound(params, tokens, budget)):
+        if not self._kv.could_share(self._sizes.bound(params, tokens, budget)):
             return False
         return any(other.shared == key and other.applied == 0 for other in others)
 
@@ -85,8 +129,8 @@ class Compression:
             if params is None or self._kv.compressed(sequence.number):
                 continue
             tokens = sequence.prompt_len
-            if tokens * self._kv.heads > self._goal(params, tokens):
-                most = max(most, self._bound(params, tokens))
+            if tokens * self._kv.heads > self._sizes.goal(params, tokens):
+                most = max(most, self._sizes.bound(params, tokens))
         return self._kv.blocks_to_reserve(most) if most else 0
 
     # ---- a step -------------------------------------------------------------------------------
@@ -132,7 +176,7 @@ class Compression:
         kvs = self._kv.kept(sequence.number, tokens)
         if self._orders and self._spent + kvs > self._settings.max_kvs:
             return False
-        bound = min(kvs, self._bound(params, tokens, budget))
+        bound = min(kvs, self._sizes.bound(params, tokens, budget))
         head_blocks = self._kv.reserve(sequence.number, bound)
         if head_blocks is None:
             return False
@@ -142,7 +186,12 @@ class Compression:
         return True
 
     def give_up(self, sequence: Sequence) -> None:
-        """There is no room for the compressed form, and nobody else to make room."""
+        """There is no room for the compressed form, and nobody else to make room.
+
+        A prompt that is longer than the memory waits: others hold some without running.
+        """
+        if self._kv.blocks_for(sequence.prompt_len) > self._kv.num_blocks:
+            return
         del sequence.points[sequence.applied :]
         if not sequence.points:
             sequence.shared = None
@@ -161,10 +210,10 @@ class Compression:
         for gain, sequence in sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0]):
             params, tokens = sequence.compression, sequence.computed
             assert params is not None
-            kvs = min(self._kv.kept(sequence.number, tokens), self._bound(params, tokens))
+            kvs = min(self._kv.kept(sequence.number, tokens), self._sizes.bound(params, tokens))
             if room >= self._kv.blocks_to_reserve(kvs):
                 return
-            sequence.points.append((tokens, self._budget(params, tokens)))
+            sequence.points.append((tokens, self._sizes.budget(params, tokens)))
             if self.order(sequence):
                 room += gain
             else:
@@ -210,7 +259,11 @@ class Compression:
             # A block a head is the least that gives memory back.
             least = self._kv.spec.block_size * self._kv.heads - 1
         kvs = self._kv.kept(sequence.number, tokens)
-        return self._budget(params, tokens) if kvs > self._goal(params, tokens) + least else None
+        return (
+            self._sizes.budget(params, tokens)
+            if kvs > self._sizes.goal(params, tokens) + least
+            else None
+        )
 
     @staticmethod
     def _was_last(sequence: Sequence, params: CompressionParams) -> bool:
@@ -228,29 +281,5 @@ class Compression:
         tokens = sequence.computed
         if sequence.points and tokens - sequence.points[-1][0] < self._kv.spec.block_size:
             return 0  # it has grown by less than a block since
-        over = self._kv.kept(sequence.number, tokens) - self._goal(params, tokens)
+        over = self._kv.kept(sequence.number, tokens) - self._sizes.goal(params, tokens)
         return over // (self._kv.heads * self._kv.spec.block_size)
-
-    def _budget(self, params: CompressionParams, tokens: int) -> int:
-        return params.budget(tokens, self._kv.heads, self._kv.spec.block_size)
-
-    def _certain(self, params: CompressionParams, tokens: int) -> int:
-        """KVs that stay whatever the budget: protected ones with their blocks, control layers."""
-        size, layers = self._kv.spec.block_size, len(self._settings.control_layers)
-        protected = min(tokens, -(-params.protected_tokens(tokens) // size) * size)
-        control = layers * self._kv.spec.num_kv_heads
-        return tokens * control + protected * (self._kv.heads - control)
-
-    def _goal(self, params: CompressionParams, tokens: int) -> int:
-        """About how many KVs are left after a compression: fewer are not worth one."""
-        size = self._kv.spec.block_size
-        budget = -(-self._budget(params, tokens) // size) * size
-        return max(budget, self._certain(params, tokens))
-
-    def _bound(self, params: CompressionParams, tokens: int, budget: int | None = None) -> int:
-        """KVs that `choose` may keep at most: rows of a budget rule may each keep too much."""
-        if budget is None:
-            budget = self._budget(params, tokens)
-        certain = self._certain(params, tokens)
-        most = max(budget, certain) if params.budget_rule == "global" else budget + certain
-        return min(most, tokens * self._kv.heads)

@@ -45,7 +45,8 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self._config = config
-        self._compression = Compression(compression, kv)
+        chunk = config.max_num_batched_tokens if config.enable_chunked_prefill else None
+        self._compression = Compression(compression, kv, chunk)
         self._order = ORDERS[config.policy]
         self._max_model_len = max_model_len
         self._seed = seed
@@ -74,6 +75,7 @@ class Scheduler:
             )
             return
         params = request.params
+        longest = self._compression.longest(request, self._max_model_len)
         sequences = []
         for index in range(params.n):
             self._numbers += 1
@@ -85,6 +87,7 @@ class Scheduler:
                     index=index,
                     sampling_seed=own,
                     tokens=list(request.prompt_token_ids),
+                    longest=longest,
                     queued=now,
                 )
             )
@@ -99,12 +102,18 @@ class Scheduler:
     def _refusal(self, request: EngineRequest) -> tuple[str, str] | None:
         if request.request_id in self._by_request:
             return "invalid", f"a request with the id {request.request_id} is in the engine already"
+        tokens = len(request.prompt_token_ids)
+        longest = self._compression.longest(request, self._max_model_len)
+        if tokens >= longest:
+            return "invalid", (
+                f"the prompt has {tokens} tokens, and the KV cache has room for {longest} of such "
+                "a request; max_cache_tokens or target_compression_rate would let it keep fewer KVs"
+            )
         most = self._config.max_num_queued_reqs
         if most is not None and self._queued_reqs >= most:
             return "rejected", "max_num_queued_reqs"
         most = self._config.max_num_queued_tokens
-        tokens = self._queued_tokens + len(request.prompt_token_ids)
-        if most is not None and self._queued_reqs and tokens > most:
+        if most is not None and self._queued_reqs and self._queued_tokens + tokens > most:
             return "rejected", "max_num_queued_tokens"
         return None
 
@@ -288,6 +297,8 @@ class Scheduler:
                 victim = self.running[-1]
                 if victim is not sequence and not compression.orders:
                     self._preempt(victim)
+                    continue
+                if len(self.running) == 1 and self._drop_holds(sequence):
                     continue
                 if len(self.running) == 1:
                     compression.give_up(sequence)
@@ -474,9 +485,9 @@ class Scheduler:
 
     def _behind(self, sequence: Sequence) -> int:
         """Blocks for the rest of a prompt that is computed behind a compressed prefix."""
-        if sequence.prefix is None or not (self.running or self.loading):
+        if not (self.running or self.loading):
             return 0
-        return self.kv.blocks_for(sequence.prompt_len - sequence.prefix)
+        return self._compression.blocks_behind(sequence)
 
     def _start(self, sequence: Sequence, cached: int, now: float) -> None:
         insort(self.running, sequence, key=self._order)
@@ -608,7 +619,7 @@ class Scheduler:
         output.cached_by_source = sequence.cached_by_source
         output.queued, output.scheduled = sequence.queued, sequence.scheduled
         output.preemptions = sequence.preemptions
-        end = stop.finish(sequence, self._max_model_len)
+        end = stop.finish(sequence)
         if end is not None or sequence.request.params.stop:  # any output may meet a stop string
             output.compression = self._compression.stats(sequence)
         if end is not None:
@@ -696,6 +707,6 @@ def _as_new(
         compression=sequence.compression,
         resumed=resumed,
         head_blocks=head_blocks,
-        prefix=sequence.prefix,
+        stages=[t for t, _ in sequence.points if t < sequence.prompt_len],
         choice=choice,
     )

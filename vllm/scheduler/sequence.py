@@ -25,6 +25,7 @@ class Sequence:
     index: int  # which of the request's n outputs
     sampling_seed: int
     tokens: list[int]  # prompt and output
+    longest: int  # tokens at which it ends in any case
     computed: int = 0
     cached: int = -1  # prompt tokens that the prefix cache saved at first admission; -1: not yet
     cached_by_source: dict[str, int] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm.scheduler.sequence import Sequence
 
 
-def finish(sequence: Sequence, max_model_len: int) -> tuple[str, int | None] | None:
+def finish(sequence: Sequence) -> tuple[str, int | None] | None:
     """(finish_reason, stop_reason) after the sequence's last token, or None when it goes on."""
     request, params = sequence.request, sequence.request.params
     token, made = sequence.tokens[-1], sequence.output_len
@@ -14,6 +14,6 @@ def finish(sequence: Sequence, max_model_len: int) -> tuple[str, int | None] | N
             return ("stop", None)
         if params.stop_token_ids and token in params.stop_token_ids:
             return ("stop", token)
-    if made >= request.max_tokens or len(sequence.tokens) >= max_model_len:
+    if made >= request.max_tokens or len(sequence.tokens) >= sequence.longest:
         return ("length", None)
     return None

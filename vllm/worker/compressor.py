@@ -37,7 +37,8 @@ class Watched:
 
     params: CompressionParams
     prompt: int  # tokens
-    log: QueryLog  # of the prompt, or first of what is compressed before the rest of it
+    log: QueryLog  # of the prompt, or of the stage of it that is computed
+    ends: list[int]  # of its stages behind that
     kept: Tensor | None = None  # int64 [L, H, K]: positions that the last compression left; -1
     since: int = 0  # tokens then; later KVs stand behind those that were kept
     running: Tensor | None = None  # float32 [L, H, T]: what the metric has observed so far
@@ -92,11 +93,12 @@ class Compressor:
         """A sequence has a row now. One that resumes is known from before."""
         params = new.compression
         if params is not None and not new.resumed:
-            end = new.prompt_len if new.prefix is None or new.choice is not None else new.prefix
-            log = QueryLog(self._metric(params.metric), end)
-            watched = self._watched[new.seq] = Watched(params, new.prompt_len, log)
+            since = 0 if new.choice is None else new.choice.tokens
+            ends = [end for end in (*new.stages, new.prompt_len) if end > since]
+            log = QueryLog(self._metric(params.metric), ends[0])
+            watched = self._watched[new.seq] = Watched(params, new.prompt_len, log, ends[1:])
             if new.choice is not None:
-                watched.since = new.choice.tokens
+                watched.since = since
                 watched.kept = torch.from_numpy(new.choice.positions.astype(np.int64))
                 if new.choice.running is not None:
                     watched.running = torch.from_numpy(new.choice.running.copy())
@@ -116,8 +118,8 @@ class Compressor:
             if watched is None or watched.done:
                 continue
             start, end = int(plan.starts[i]), int(plan.starts[i] + plan.counts[i])
-            if watched.log.prompt <= start < watched.prompt:  # behind what was compressed first
-                watched.log = QueryLog(watched.log.metric, watched.prompt)
+            if watched.log.prompt <= start < watched.prompt:  # the next stage
+                watched.log = QueryLog(watched.log.metric, watched.ends.pop(0))
             prompt = min(max(watched.log.prompt, start), end)
             for first, last in ((start, prompt), (prompt, end)):
                 if first < last:
