@@ -69,7 +69,7 @@ def main() -> None:
             Path(folder),
             rate=args.rate,
             rounds=args.rounds,
-            write="write",
+            writes=["write"],
             read="read",
         )
     print(f"throttled to {result['throttled_to']} B/s, direct I/O {result['direct']}")

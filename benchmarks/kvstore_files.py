@@ -3,10 +3,11 @@
 python -m benchmarks.kvstore_files [--rounds 10] [--rates 400 700] [--folder DIR] [--json FILE]
 
 Chunks of 16 tokens, 64 KiB a token: a file of 1 MiB and a page. Each round makes new chunks
-(update), drops the page cache and reads them (query), and has fio write and read as much in blocks
-of the same size with direct I/O and as many threads. Memory is distinct for each token. With
-`--sync data` both sides also flush: each file of ours, fio's at their end. Needs fio and, for the
-group, root; without it the comparison is bare.
+(update), drops the page cache and reads them (query), stores as many others in their place (update
+of a full store), and has fio write and read as much in blocks of the same size with direct I/O and
+as many threads: its files are new, too, but one for each thread, not one for each block. Memory is
+distinct for each token. With `--sync data` both sides also flush: each file of ours, fio's at their
+end. Needs fio and, for the group, root; without it the comparison is bare.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ THREADS = 8
 
 
 def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
-    """Seconds in which a cache stores so many chunks, and finds them again."""
-    config = FileCacheConfig(chunk_size=CHUNK, root=root, sync=sync)
+    """Seconds in which a cache stores so many chunks, finds them, and stores others instead."""
+    quota = chunks * (CHUNK * LAYERS * 2 * TENSOR + 4096)  # a page for a chunk's header
+    config = FileCacheConfig(chunk_size=CHUNK, root=root, sync=sync, quota=quota)
     tokens = np.arange(chunks * CHUNK, dtype=np.int32)
     shape = (len(tokens), LAYERS, 2, TENSOR)
     given = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
@@ -47,7 +49,17 @@ def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
         assert cache.query(tokens, found) == len(tokens)
         query = time.perf_counter() - start
         assert np.array_equal(given, found)
-        return {"update": update, "query": query, "direct": float(cache.attached)}
+        start = time.perf_counter()
+        assert cache.update(tokens + len(tokens), given) == len(tokens)
+        full = time.perf_counter() - start
+        assert cache.query(tokens + len(tokens), found) == len(tokens)
+        assert np.array_equal(given, found)
+        return {
+            "update": update,
+            "update_full": full,
+            "query": query,
+            "direct": float(cache.attached),
+        }
 
 
 def main() -> None:
@@ -76,12 +88,13 @@ def main() -> None:
                 Path(folder),
                 rate=rate << 20,
                 rounds=args.rounds,
-                write="update",
+                writes=["update", "update_full"],
                 read="query",
             )
         results[str(rate)] = result
         print(f"throttled to {result['throttled_to']} B/s, direct I/O {result['direct']}")
         print(f"{'update, of fio':36} {spread(result['update_of_fio'])}")
+        print(f"{'update of a full store, of fio':36} {spread(result['update_full_of_fio'])}")
         print(f"{'query, of fio':36} {spread(result['query_of_fio'])}")
     write_json(args.json, "kvstore_files", results)
 

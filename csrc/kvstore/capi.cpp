@@ -92,6 +92,19 @@ Status check(const kvs_cache& cache, const int32_t* prefix, size_t num_prefix, c
   return {};
 }
 
+template <typename Kind, typename Config>
+int opened(const kvs_layout* layout, const Config* config, kvs_cache** out) {
+  return guarded([&]() -> Status {
+    Layout checked;
+    KVS_TRY(check(layout, checked));
+    if (!config || !out) return Status::invalid("config or out is null");
+    std::shared_ptr<Cache> impl;
+    KVS_TRY(Kind::open(checked, *config, impl));
+    *out = new kvs_cache{.layout = checked, .mutex = {}, .impl = std::move(impl), .leases = {}};
+    return {};
+  });
+}
+
 }  // namespace
 
 extern "C" {
@@ -99,27 +112,11 @@ extern "C" {
 const char* kvs_error(void) { return error_text.c_str(); }
 
 int kvs_open_files(const kvs_layout* layout, const kvs_file_config* config, kvs_cache** out) {
-  return guarded([&]() -> Status {
-    Layout checked;
-    KVS_TRY(check(layout, checked));
-    if (!config || !out) return Status::invalid("config or out is null");
-    std::shared_ptr<Cache> impl;
-    KVS_TRY(FileCache::open(checked, *config, impl));
-    *out = new kvs_cache{.layout = checked, .mutex = {}, .impl = std::move(impl), .leases = {}};
-    return {};
-  });
+  return opened<FileCache>(layout, config, out);
 }
 
 int kvs_open_shared(const kvs_layout* layout, const kvs_shared_config* config, kvs_cache** out) {
-  return guarded([&]() -> Status {
-    Layout checked;
-    KVS_TRY(check(layout, checked));
-    if (!config || !out) return Status::invalid("config or out is null");
-    std::shared_ptr<Cache> impl;
-    KVS_TRY(SharedCache::open(checked, *config, impl));
-    *out = new kvs_cache{.layout = checked, .mutex = {}, .impl = std::move(impl), .leases = {}};
-    return {};
-  });
+  return opened<SharedCache>(layout, config, out);
 }
 
 int kvs_update(kvs_cache* cache, const int32_t* prefix, size_t num_prefix, const int32_t* tokens,

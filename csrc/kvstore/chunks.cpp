@@ -23,6 +23,7 @@ Status ChunkStore::open(const Config& config, std::unique_ptr<ChunkStore>& out) 
   std::unique_ptr<ChunkStore> store(new ChunkStore(config));
   KVS_TRY(make_folder(store->folder_));
   KVS_TRY(store->quota_.open(config.root, config.quota));
+  store->flatten();
   KVS_TRY(store->probe());
   if (config.gc_interval > 0 || config.global_gc_interval > 0) {
     store->collector_ = std::thread(&ChunkStore::background, store.get());
@@ -62,10 +63,10 @@ Status ChunkStore::probe() {
   return {};
 }
 
-std::string ChunkStore::path(const Digest& key) const {
-  std::string name = hex(key.data(), key.size());
-  return folder_ + "/" + name.substr(0, config_.split) + "/" +
-         name.substr(config_.split, config_.split) + "/" + name;
+std::string ChunkStore::path(const Digest& key) const { return path(hex(key.data(), key.size())); }
+
+std::string ChunkStore::path(const std::string& name) const {
+  return folder_ + "/" + name.substr(0, config_.split) + "/" + name;
 }
 
 bool ChunkStore::contains(const Digest& key) const {
@@ -145,7 +146,10 @@ Quota::Made ChunkStore::make(const std::string& folder, uint64_t bytes, std::str
       if (make_folder(folder).ok()) continue;
     }
     if (made != Quota::Made::FULL || bytes > quota_.limit()) return made;
-    if (evict_one()) continue;
+    if (evict_one(bytes, aside, out)) {
+      if (out) return Quota::Made::YES;
+      continue;
+    }
     if (recounted) return made;
     recounted = true;
     quota_.recount();

@@ -1,12 +1,13 @@
 // Chunk files: content-addressed, written aside and renamed, verified on every read.
 //
 //     root/.usage                                          the sum of all files' bytes (quota.h)
-//     root/<space, 16 hex>/<split hex>/<split hex>/<key, 64 hex>    a record (record.h)
+//     root/<space, 16 hex>/<split hex>/<key, 64 hex>       a record (record.h)
 //
 // There is no metadata service, since a key names its content: two hosts that write one chunk write
 // the same bytes. Recency is the modification time, which readers refresh by themselves: access
 // times are not kept by most mounts. The index of what is oldest is a process's own; a scan makes it
-// whenever what is known of it has grown old.
+// whenever what is known of it has grown old. A full store writes over the file that goes instead of
+// deleting it and making another: its place on the disk is there already.
 #pragma once
 
 #include <atomic>
@@ -24,7 +25,6 @@ namespace kvstore {
 
 class ChunkStore {
  public:
-  using Chunk = kvstore::Chunk;
   struct Config {
     std::string root;
     Digest space;
@@ -57,13 +57,15 @@ class ChunkStore {
  private:
   explicit ChunkStore(const Config& config);
   std::string path(const Digest& key) const;
+  std::string path(const std::string& name) const;
   Status probe();
   size_t leading(const std::vector<Chunk>& chunks) const;
   bool put_one(const Chunk& chunk);
   bool get_one(const Chunk& chunk);
   Quota::Made make(const std::string& folder, uint64_t bytes, std::string& aside, Fd& out);
-  bool evict_one();
+  bool evict_one(uint64_t bytes, const std::string& aside, Fd& out);
   void scan();
+  void flatten();
   void background();
   uint64_t gc_own();
 

@@ -36,14 +36,14 @@ Status FileCache::open(const Layout& layout, const kvs_file_config& config,
 }
 
 // The whole chunks of `tokens`. *parent: the key of the prefix's last chunk (the space's without one).
-std::vector<ChunkStore::Chunk> FileCache::cut(Tokens prefix, Tokens tokens,
-                                              const kvs_tensor* tensors, Digest* parent) const {
+std::vector<Chunk> FileCache::cut(Tokens prefix, Tokens tokens, const kvs_tensor* tensors,
+                                  Digest* parent) const {
   Digest key = space_;
   for (size_t at = 0; at + chunk_ <= prefix.size(); at += chunk_) {
     key = chain(key, prefix.data() + at, chunk_);
   }
   if (parent) *parent = key;
-  std::vector<ChunkStore::Chunk> chunks;
+  std::vector<Chunk> chunks;
   for (size_t at = 0; at + chunk_ <= tokens.size(); at += chunk_) {
     key = chain(key, tokens.data() + at, chunk_);
     chunks.push_back({key, tokens.data() + at, chunk_, tensors + at * layout_.tensors()});
@@ -53,12 +53,15 @@ std::vector<ChunkStore::Chunk> FileCache::cut(Tokens prefix, Tokens tokens,
 
 static size_t leading(const bool* ok, size_t count) { return std::find(ok, ok + count, false) - ok; }
 
+Status FileCache::in_chunks(Tokens prefix) const {
+  if (prefix.size() % chunk_ == 0) return {};
+  return Status::invalid("prefix has " + std::to_string(prefix.size()) +
+                         " tokens, no multiple of the chunk of " + std::to_string(chunk_));
+}
+
 Status FileCache::update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors, size_t& updated) {
   updated = 0;
-  if (prefix.size() % chunk_) {
-    return Status::invalid("prefix has " + std::to_string(prefix.size()) +
-                           " tokens, no multiple of the chunk of " + std::to_string(chunk_));
-  }
+  KVS_TRY(in_chunks(prefix));
   Digest parent;
   auto chunks = cut(prefix, tokens, tensors, &parent);
   if (!prefix.empty() && !store_->contains(parent)) return {};
@@ -71,10 +74,7 @@ Status FileCache::update(Tokens prefix, Tokens tokens, const kvs_tensor* tensors
 Status FileCache::query(Tokens prefix, Tokens tokens, kvs_tensor* tensors, size_t& matched,
                         Lease*) {
   matched = 0;
-  if (prefix.size() % chunk_) {
-    return Status::invalid("prefix has " + std::to_string(prefix.size()) +
-                           " tokens, no multiple of the chunk of " + std::to_string(chunk_));
-  }
+  KVS_TRY(in_chunks(prefix));
   for (size_t i = 0; i < tokens.size() * layout_.tensors(); ++i) {
     if (!tensors[i].data) return Status::invalid("tensors[" + std::to_string(i) + "] has no data");
   }
@@ -90,29 +90,28 @@ Status FileCache::keyed() const {
   return Status::invalid("blobs by key need chunk_tokens of 1");
 }
 
-// A chunk that is one blob. Its tokens are none: the key alone names it.
-ChunkStore::Chunk FileCache::whole(const Digest& key, kvs_tensor& tensor) const {
-  return {key, nullptr, 0, &tensor};
+// The tensors of one blob, which lie one behind the other.
+std::vector<kvs_tensor> FileCache::pieces(const void* blob) const {
+  std::vector<kvs_tensor> out(layout_.tensors());
+  auto* bytes = static_cast<uint8_t*>(const_cast<void*>(blob));  // written only where it may be
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = {bytes + i * layout_.tensor_bytes, layout_.tensor_bytes};
+  }
+  return out;
 }
 
+// A chunk that is one blob has no tokens: the key alone names it.
 Status FileCache::put(const Digest& key, const void* blob, bool& stored) {
   KVS_TRY(keyed());
-  std::vector<kvs_tensor> pieces(layout_.tensors());
-  auto* bytes = static_cast<uint8_t*>(const_cast<void*>(blob));  // read only
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    pieces[i] = {bytes + i * layout_.tensor_bytes, layout_.tensor_bytes};
-  }
-  store_->put({whole(key, pieces[0])}, &stored);
+  auto tensors = pieces(blob);
+  store_->put({{key, nullptr, 0, tensors.data()}}, &stored);
   return {};
 }
 
 Status FileCache::get(const Digest& key, void* blob, bool& found) {
   KVS_TRY(keyed());
-  std::vector<kvs_tensor> pieces(layout_.tensors());
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    pieces[i] = {static_cast<uint8_t*>(blob) + i * layout_.tensor_bytes, layout_.tensor_bytes};
-  }
-  store_->get({whole(key, pieces[0])}, &found);
+  auto tensors = pieces(blob);
+  store_->get({{key, nullptr, 0, tensors.data()}}, &found);
   return {};
 }
 

@@ -27,9 +27,10 @@ class FileCache : public Cache {
 
  private:
   FileCache(const Layout& layout, uint32_t chunk) : layout_(layout), chunk_(chunk) {}
-  std::vector<ChunkStore::Chunk> cut(Tokens prefix, Tokens tokens, const kvs_tensor* tensors,
-                                     Digest* parent) const;
-  ChunkStore::Chunk whole(const Digest& key, kvs_tensor& tensor) const;
+  std::vector<Chunk> cut(Tokens prefix, Tokens tokens, const kvs_tensor* tensors,
+                         Digest* parent) const;
+  std::vector<kvs_tensor> pieces(const void* blob) const;
+  Status in_chunks(Tokens prefix) const;
   Status keyed() const;
 
   const Layout layout_;

@@ -31,6 +31,17 @@ void done(int code) {
   raise(code == KVS_INVALID ? invalid_error : store_error, kvs_error());
 }
 
+// A call that copies or waits, without the GIL.
+template <typename Call>
+void unlocked(Call call) {
+  int code;
+  {
+    nb::gil_scoped_release released;
+    code = call();
+  }
+  done(code);
+}
+
 using TokenArray = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using TokenAddresses = nb::ndarray<uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using AddressArray = nb::ndarray<uint64_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
@@ -119,13 +130,10 @@ class Cache {
     TokenList head(prefix), body(tokens);
     auto flat = flatten(tensors, body.size(), nullptr);
     size_t updated = 0;
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_update(cache_.get(), head.data(), head.size(), body.data(), body.size(),
+    unlocked([&] {
+      return kvs_update(cache_.get(), head.data(), head.size(), body.data(), body.size(),
                         flat.data(), &updated);
-    }
-    done(code);
+    });
     return updated;
   }
 
@@ -153,13 +161,10 @@ class Cache {
     static_assert(sizeof(uint64_t) == sizeof(const void*));
     size_t matched = 0;
     uint64_t lease = 0;
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_locate(cache_.get(), head.data(), head.size(), body.data(), body.size(),
+    unlocked([&] {
+      return kvs_locate(cache_.get(), head.data(), head.size(), body.data(), body.size(),
                         reinterpret_cast<const void**>(where.data()), &matched, &lease);
-    }
-    done(code);
+    });
     nb::object owner = nb::none();
     if (lease) owner = nb::cast(std::make_shared<Lease>(cache_, lease));
     return nb::make_tuple(matched, owner);
@@ -174,23 +179,15 @@ class Cache {
 
   bool put(nb::bytes key, nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig> blob) {
     check(key, blob.size());
-    int stored = 0, code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_put(cache_.get(), bytes(key), blob.data(), &stored);
-    }
-    done(code);
+    int stored = 0;
+    unlocked([&] { return kvs_put(cache_.get(), bytes(key), blob.data(), &stored); });
     return stored;
   }
 
   bool get(nb::bytes key, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> blob) {
     check(key, blob.size());
-    int found = 0, code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_get(cache_.get(), bytes(key), blob.data(), &found);
-    }
-    done(code);
+    int found = 0;
+    unlocked([&] { return kvs_get(cache_.get(), bytes(key), blob.data(), &found); });
     return found;
   }
 
@@ -202,13 +199,10 @@ class Cache {
       joined.append(text.c_str(), 32);
     }
     std::vector<uint8_t> there(nb::len(keys));
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_contains(cache_.get(), reinterpret_cast<const uint8_t*>(joined.data()),
+    unlocked([&] {
+      return kvs_contains(cache_.get(), reinterpret_cast<const uint8_t*>(joined.data()),
                           there.size(), there.data());
-    }
-    done(code);
+    });
     nb::list out;
     for (uint8_t one : there) out.append(one != 0);
     return out;
@@ -216,46 +210,29 @@ class Cache {
 
   void remove(nb::bytes key) {
     check(key, blob_bytes());
-    nb::gil_scoped_release unlocked;
-    kvs_remove(cache_.get(), bytes(key));
+    unlocked([&] { return kvs_remove(cache_.get(), bytes(key)); });
   }
 
   uint64_t gc(double ttl) {
     uint64_t removed = 0;
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_gc(cache_.get(), ttl, &removed);
-    }
-    done(code);
+    unlocked([&] { return kvs_gc(cache_.get(), ttl, &removed); });
     return removed;
   }
 
   void clear() {
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_clear(cache_.get());
-    }
-    done(code);
+    unlocked([&] { return kvs_clear(cache_.get()); });
   }
 
   nb::dict stat() {
     kvs_stats stats{};
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_stat(cache_.get(), &stats);
-    }
-    done(code);
+    unlocked([&] { return kvs_stat(cache_.get(), &stats); });
     return as_dict(stats);
   }
 
   bool attached() { return kvs_attached(cache_.get()); }
 
   void close() {
-    nb::gil_scoped_release unlocked;
-    kvs_close(cache_.get());
+    unlocked([&] { return kvs_close(cache_.get()); });
   }
 
   static nb::dict as_dict(const kvs_stats& stats) {
@@ -295,13 +272,10 @@ class Cache {
                                    kvs_tensor* tensors) {
     size_t matched = 0;
     uint64_t lease = 0;
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_query(cache_.get(), prefix.data(), prefix.size(), tokens.data(), tokens.size(),
+    unlocked([&] {
+      return kvs_query(cache_.get(), prefix.data(), prefix.size(), tokens.data(), tokens.size(),
                        tensors, &matched, &lease);
-    }
-    done(code);
+    });
     return {matched, lease};
   }
 
@@ -354,21 +328,11 @@ class Server {
  public:
   Server(const std::string& socket, uint64_t size, uint64_t slot_bytes) {
     kvs_server* server = nullptr;
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_server_open(socket.c_str(), size, slot_bytes, &server);
-    }
-    done(code);
+    unlocked([&] { return kvs_server_open(socket.c_str(), size, slot_bytes, &server); });
     server_.reset(server);
   }
   void run(double seconds) {
-    int code;
-    {
-      nb::gil_scoped_release unlocked;
-      code = kvs_server_run(server_.get(), static_cast<int>(seconds * 1000));
-    }
-    done(code);
+    unlocked([&] { return kvs_server_run(server_.get(), static_cast<int>(seconds * 1000)); });
   }
   nb::dict stat() {
     kvs_stats stats{};
@@ -439,12 +403,7 @@ NB_MODULE(_kvstore, m) {
                                    ttl,          gc_interval,  global_ttl, global_gc_interval,
                                    sync,         direct};
             kvs_cache* cache = nullptr;
-            int code;
-            {
-              nb::gil_scoped_release unlocked;
-              code = kvs_open_files(&l, &config, &cache);
-            }
-            done(code);
+            unlocked([&] { return kvs_open_files(&l, &config, &cache); });
             return Cache(cache, layers, tensor_bytes);
           },
           nb::kw_only(), "space"_a, "layers"_a, "tensor_bytes"_a, "rank"_a, "world_size"_a,
@@ -458,12 +417,7 @@ NB_MODULE(_kvstore, m) {
             kvs_layout l = layout(space, layers, tensor_bytes, rank, world_size, threads);
             kvs_shared_config config{socket.c_str(), capacity, checksums, lazy, retry};
             kvs_cache* cache = nullptr;
-            int code;
-            {
-              nb::gil_scoped_release unlocked;
-              code = kvs_open_shared(&l, &config, &cache);
-            }
-            done(code);
+            unlocked([&] { return kvs_open_shared(&l, &config, &cache); });
             return Cache(cache, layers, tensor_bytes);
           },
           nb::kw_only(), "space"_a, "layers"_a, "tensor_bytes"_a, "rank"_a, "world_size"_a,
@@ -493,12 +447,7 @@ NB_MODULE(_kvstore, m) {
       "daemon_stat",
       [](const std::string& socket) {
         kvs_stats stats{};
-        int code;
-        {
-          nb::gil_scoped_release unlocked;
-          code = kvs_daemon_stat(socket.c_str(), &stats);
-        }
-        done(code);
+        unlocked([&] { return kvs_daemon_stat(socket.c_str(), &stats); });
         return Cache::as_dict(stats);
       },
       "socket"_a);
@@ -506,12 +455,7 @@ NB_MODULE(_kvstore, m) {
       "root_stat",
       [](const std::string& root) {
         kvs_stats stats{};
-        int code;
-        {
-          nb::gil_scoped_release unlocked;
-          code = kvs_root_stat(root.c_str(), &stats);
-        }
-        done(code);
+        unlocked([&] { return kvs_root_stat(root.c_str(), &stats); });
         return Cache::as_dict(stats);
       },
       "root"_a);
@@ -519,12 +463,7 @@ NB_MODULE(_kvstore, m) {
       "root_gc",
       [](const std::string& root, double ttl, uint64_t quota_bytes) {
         uint64_t removed = 0;
-        int code;
-        {
-          nb::gil_scoped_release unlocked;
-          code = kvs_root_gc(root.c_str(), ttl, quota_bytes, &removed);
-        }
-        done(code);
+        unlocked([&] { return kvs_root_gc(root.c_str(), ttl, quota_bytes, &removed); });
         return removed;
       },
       "root"_a, "ttl"_a, "quota_bytes"_a);
@@ -532,12 +471,7 @@ NB_MODULE(_kvstore, m) {
       "root_verify",
       [](const std::string& root, bool repair) {
         kvs_stats stats{};
-        int code;
-        {
-          nb::gil_scoped_release unlocked;
-          code = kvs_root_verify(root.c_str(), repair, &stats);
-        }
-        done(code);
+        unlocked([&] { return kvs_root_verify(root.c_str(), repair, &stats); });
         return Cache::as_dict(stats);
       },
       "root"_a, "repair"_a);

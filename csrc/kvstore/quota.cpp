@@ -6,6 +6,11 @@ namespace kvstore {
 
 constexpr double ABANDONED = 3600;  // seconds, where locks do not tell whether a writer lives
 
+bool same_file(const std::string& path, const struct stat& s) {
+  struct stat now;
+  return lstat(path.c_str(), &now) == 0 && now.st_ino == s.st_ino && now.st_dev == s.st_dev;
+}
+
 bool is_aside(const char* name) { return !strncmp(name, ASIDE, sizeof ASIDE - 1); }
 
 bool is_chunk(const char* name) {
@@ -87,6 +92,26 @@ Quota::Made Quota::make(const std::string& aside, uint64_t bytes, int flags, Fd&
   return Made::NO;
 }
 
+bool Quota::reuse(const std::string& path, const struct stat& same, const std::string& aside,
+                  int flags, Fd& out) {
+  bool kept = change([&](uint64_t& sum) {
+    // A file with a second name somewhere is not ours alone to write over.
+    if (sum > limit_ || same.st_nlink != 1 || !same_file(path, same)) return;
+    if (rename(path.c_str(), aside.c_str())) return;
+    Fd fd(::open(aside.c_str(), flags | O_CLOEXEC | O_NOFOLLOW));
+    if (fd && flock(fd.get(), LOCK_EX | LOCK_NB) == 0) {
+      out = std::move(fd);
+    } else if (unlink(aside.c_str()) == 0) {
+      sum -= std::min<uint64_t>(sum, same.st_size);
+    }
+  });
+  if (!kept && out) {
+    unlink(aside.c_str());
+    out = Fd();
+  }
+  return static_cast<bool>(out);
+}
+
 bool Quota::publish(const std::string& aside, const std::string& path) {
   bool there = false;
   bool kept = change([&](uint64_t& sum) {
@@ -110,7 +135,7 @@ bool Quota::remove(const std::string& path, const struct stat* same) {
   change([&](uint64_t& sum) {
     struct stat s;
     if (lstat(path.c_str(), &s) || !S_ISREG(s.st_mode)) return;
-    if (same && (same->st_ino != s.st_ino || same->st_dev != s.st_dev)) return;
+    if (same && !same_file(path, *same)) return;
     if (unlink(path.c_str())) return;
     removed = true;
     sum -= std::min<uint64_t>(sum, s.st_size);

@@ -18,6 +18,7 @@ namespace kvstore {
 
 constexpr char ASIDE[] = ".new-";  // how the names of files begin that are not whole yet
 
+bool same_file(const std::string& path, const struct stat& s);  // whether the name is still that one's
 bool is_aside(const char* name);
 bool is_chunk(const char* name);  // 64 hex digits
 
@@ -29,6 +30,10 @@ class Quota {
   enum class Made { YES, FULL, NO };  // NO: errno says why
   // A file aside of `bytes`, open with `flags`. FULL, and nothing is made, if that passes the limit.
   Made make(const std::string& aside, uint64_t bytes, int flags, Fd& out);
+  // Turn a file that goes, if its name still belongs to that one, into one aside, of the same size and
+  // open with `flags`. False when that cannot be, or would leave the sum above the limit.
+  bool reuse(const std::string& path, const struct stat& same, const std::string& aside, int flags,
+             Fd& out);
   // Give a file aside its name. One of the same size that has the name already stays instead; one
   // of another size goes. False: the file aside is gone, or the system refused.
   bool publish(const std::string& aside, const std::string& path);

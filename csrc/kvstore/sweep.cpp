@@ -9,8 +9,9 @@ namespace kvstore {
 constexpr size_t OLDEST_LIMIT = 1 << 16;
 constexpr double TIDY = 3600;  // seconds after which an empty folder goes
 
-// Delete what was used longest ago. False when there is nothing to delete.
-bool ChunkStore::evict_one() {
+// What was used longest ago goes: it becomes the file aside if it has as many bytes, and otherwise it
+// is deleted. False when there is nothing that can go.
+bool ChunkStore::evict_one(uint64_t bytes, const std::string& aside, Fd& out) {
   std::lock_guard lock(evict_mutex_);
   for (bool scanned = false;;) {
     if (oldest_.empty() || (!scanned && oldest_.begin()->first > horizon_)) {
@@ -26,7 +27,9 @@ bool ChunkStore::evict_one() {
     if (mtime(s) > first.key()) {  // used since
       first.key() = mtime(s);
       oldest_.insert(std::move(first));
-    } else if (quota_.remove(where, &s)) {
+    } else if ((static_cast<uint64_t>(s.st_size) == bytes &&
+                quota_.reuse(where, s, aside, O_RDWR, out)) ||
+               quota_.remove(where, &s)) {
       ++evicted_;
       return true;
     }
@@ -47,6 +50,14 @@ void ChunkStore::scan() {
     oldest_.erase(last);
   });
   for (auto& aside : asides) quota_.remove_abandoned(aside);
+}
+
+// Chunks that an earlier version left one folder deeper.
+void ChunkStore::flatten() {
+  walk_files(folder_, [&](const std::string& path, const char* name, const struct stat&) {
+    if (!is_chunk(name) || std::count(path.begin() + folder_.size(), path.end(), '/') != 3) return;
+    rename(path.c_str(), this->path(name).c_str());
+  });
 }
 
 // Files that `old` says are too old, and what dead writers left; returns how many went.
@@ -175,11 +186,12 @@ Status root_verify(const std::string& root, bool repair, kvs_stats& out) {
     Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     struct stat s;
     if (!fd || fstat(fd.get(), &s)) continue;  // gone since
-    ++out.entries;
-    out.bytes += s.st_size;
     std::string space = path.substr(root.size() + 1);
     space.resize(std::min(space.size(), space.find('/')));
     Found found = check_record(fd.get(), name, space);
+    if (found != Found::WHOLE && !same_file(path, s)) continue;  // written over meanwhile
+    ++out.entries;
+    out.bytes += s.st_size;
     if (found == Found::WHOLE) continue;
     ++out.damaged;
     if (repair && found == Found::DAMAGED) quota.remove(path, &s);

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
 from tests.kvstore import stores
-from tests.kvstore.daemon import InThread
+from tests.kvstore.daemon import InThread, process, until
 from vllm.config import EngineArgs
 from vllm.config.engine import TierConfig
 from vllm.entrypoints.llm_engine import LLMEngine
+from vllm.kv.lineage import Key
+from vllm.kv.spec import KVSpec, fingerprint
+from vllm.kv.tiers.shared import SharedTier
 from vllm.sampling_params import SamplingParams
 
 from .test_tiers import cached, make, prompts, run, tokens
@@ -24,6 +29,9 @@ def sharing(url: str, **options) -> LLMEngine:
 
 def from_shared(outputs) -> int:
     return sum(o.cached_by_source.get("shared", 0) for o in outputs)
+
+
+HOSTS = "shm:///a?directory=redis://h/0&secret=/no/such/file"
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +153,53 @@ def test_a_daemon_that_goes_and_comes_back(tmp_path, expected):
     assert tokens(run(second, prompts())) == expected
 
 
+def test_two_hosts_share_what_their_daemons_have(tmp_path, expected):
+    secret = stores.secret(tmp_path)
+    with stores.redis() as directory, contextlib.ExitStack() as running:
+        engines = []
+        for name in "ab":
+            path = tmp_path / name / "kv.sock"
+            others = ["--listen", "127.0.0.1:0", "--directory", directory, "--secret", str(secret)]
+            running.enter_context(process(path, "16M", *others))
+            hosts = urlencode({"directory": directory, "secret": secret, "replicas": 1})
+            engines.append(sharing(f"shm://{path}?{hosts}"))
+        first, second = engines
+        stores_of = [engine.core.scheduler.kv.tiers.levels[-1].tier._cache for engine in engines]
+        until(lambda: len(stores_of[0]._cache._directory.hosts()[0]) == 2)
+        assert tokens(run(first, prompts())) == expected
+        stores_of[0]._cache.flush()
+        second.core.scheduler.kv.tiers.seeker._patience = 60
+        assert stores_of[1].stat()["entries"] == 0
+        outputs = run(second, prompts())
+        assert tokens(outputs) == expected
+        assert from_shared(outputs) == sum((len(p) - 1) // 16 * 16 for p in prompts())
+        assert stores_of[1].stat()["remote_hits"] > 0
+        for engine in engines:
+            engine.core.shutdown()
+
+
+def test_a_host_without_its_secret_says_so():
+    with pytest.raises(OSError, match=r"secret: No such file.*/no/such/file"):
+        sharing(HOSTS)
+
+
+def test_ranks_keep_their_shards_apart(url):
+    """The fingerprint that a tier is given names the rank, so that is all that has to be set."""
+    spec = KVSpec(1, 2, 8, 16, "float32")
+    blob = bytearray(b"x" * spec.block_bytes)
+    key = Key(bytes(range(32)))
+    ranks = [{}, {"rank": 0, "world_size": 2}, {"rank": 1, "world_size": 2}]
+    tiers = [
+        SharedTier(url, spec.block_bytes, fingerprint(spec, b"w", **rank), 1 << 20)
+        for rank in ranks
+    ]
+    tiers[1].write(key, memoryview(blob))
+    assert [tier.contains([key]) for tier in tiers] == [[False], [True], [False]]
+    assert [tier.read(key, memoryview(bytearray(blob))) for tier in tiers] == [False, True, False]
+    for tier in tiers:
+        tier.close()
+
+
 def test_a_server_that_goes(expected):
     with stores.redis() as url:
         engine = sharing(url)
@@ -200,7 +255,15 @@ def test_the_quota_is_kept_by_two_engines(tmp_path, expected):
     [
         ({"shared_cache": "file://host/dir"}, "three slashes"),
         ({"shared_cache": "file:///"}, "three slashes"),
-        ({"shared_cache": "shm:///a?b=c"}, "three slashes"),
+        ({"shared_cache": "file:///a?b=c"}, "three slashes"),
+        ({"shared_cache": "shm:///a?replica=2"}, "'replica' behind shm"),
+        ({"shared_cache": "shm:///a?replicas=2"}, "needs directory and secret"),
+        ({"shared_cache": "shm:///a?replicas=2&replicas=3"}, "'replicas' .* twice"),
+        ({"shared_cache": f"{HOSTS}&replicas=two"}, "replicas is a number"),
+        ({"shared_cache": f"{HOSTS}&replicas=0"}, "replicas must be above 0"),
+        ({"shared_cache": f"{HOSTS}&timeout=inf"}, "timeout must be finite"),
+        ({"shared_cache": "shm:///a?directory=redis://h&secret="}, "secret is empty"),
+        ({"shared_cache": "shm:///a?directory=http://h&secret=/dev/null"}, "secret: /dev/null"),
         ({"shared_cache": "/var/kv"}, "shared_cache"),
         ({"shared_cache": "nonsense://x"}, "shared_cache"),
         ({"shared_cache": "shm:///a", "shared_cache_size": 5}, "shared_cache_size"),

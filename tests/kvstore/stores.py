@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pytest
@@ -33,15 +35,35 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         server.stop()
 
 
+class Redis:
+    """A Redis on the loopback, or on another address of this machine, in this process."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._server = TcpFakeServer((host, 0), server_type="redis")
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.address = f"{host}:{self._server.server_address[1]}"
+        self.url = f"redis://{self.address}/0"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
 @contextmanager
 def redis() -> Iterator[str]:
-    server = TcpFakeServer(("127.0.0.1", 0), server_type="redis")
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    server = Redis()
     try:
-        yield f"redis://127.0.0.1:{server.server_address[1]}/0"
+        yield server.url
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(5)
+        server.close()
+
+
+def secret(folder: Path) -> Path:
+    """What hosts share, in a file."""
+    path = folder / "secret"
+    path.write_bytes(os.urandom(32))
+    path.chmod(0o600)
+    return path

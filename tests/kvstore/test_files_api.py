@@ -112,6 +112,8 @@ def test_closed(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(KVStoreError, match="closed"):
         store.query([1], tensors([1]))
+    with pytest.raises(KVStoreError, match="closed"):
+        store.remove(bytes(32))
 
 
 def test_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 from vllm.config.engine import TierConfig
@@ -87,5 +88,5 @@ def _disk(kv: KVManager, root: Path, quota: int, fingerprint: bytes) -> Level:
 
 def _shared(kv: KVManager, url: str, quota: int, fingerprint: bytes) -> Level:
     tier = SharedTier(url, kv.spec.block_bytes, fingerprint, quota)
-    logger.info("Shared tier: %s", url.split("@")[-1])  # without a password
+    logger.info("Shared tier: %s", re.sub("//.*@", "//", url.partition("?")[0]))  # no password
     return Level(tier, Shelf(KNOWN, make(kv.policy), kv.uses), shared=True)

@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm.kvstore.config import CacheConfig, Layout, from_environment, one_of, positive
-from vllm.kvstore.native import library
 from vllm.kvstore.views import Match, addresses
 
 Tokens = Sequence[int] | npt.NDArray[np.int32]
@@ -77,6 +76,11 @@ class KVCache:
     def tensor_bytes(self) -> int:
         return self.tensor_nbytes
 
+    @property
+    def kv_cache_manager(self) -> KVCache:
+        """This: by `kv_cache_manager.close()` programs written for the original close theirs."""
+        return self
+
     def update(
         self,
         *given: Any,
@@ -129,8 +133,7 @@ class KVCache:
         """
         where = np.empty(len(tokens), dtype=np.uint64)
         count, lease = self._cache.locate(prefix, tokens, where)
-        shape = (self.layer, self.tensor_nbytes)
-        return Match(count, where, lease, shape, library().KVTensor)
+        return Match(count, where, lease, (self.layer, self.tensor_nbytes))
 
     def put(self, key: bytes, blob: npt.NDArray[np.uint8]) -> bool:
         """Store `2 * layer * tensor_nbytes` bytes under the 32 bytes of a key; whether they are."""

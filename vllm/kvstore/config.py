@@ -76,7 +76,7 @@ class FilesystemType(enum.Enum):
 class FileCacheConfig:
     """One file a chunk of `chunk_size` tokens under `root`, named by content.
 
-    `hash_chunk_size` (or `split_number`) hex digits name each of two folder levels, 1 to 4. Every
+    `hash_chunk_size` (or `split_number`) hex digits name a file's folder, 1 to 4. Every
     `gc_interval` (or `client_gc_interval`) seconds this client deletes what it wrote and nobody
     used for `ttl` seconds (0: it does not); with `enable_global_gc` it does so for all files under
     the root, every `global_gc_interval` seconds by `global_ttl`. `quota` bounds the bytes under the

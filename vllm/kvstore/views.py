@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vllm.kvstore.native import library
+
 
 def addresses(array: Any, layers: int, tensor_bytes: int) -> npt.NDArray[np.uint64]:
     """Where the tensors of an array `[tokens, layers, 2, ...]` begin, as `[tokens, layers, 2]`.
@@ -74,14 +76,12 @@ class Match:
         where: npt.NDArray[np.uint64],
         lease: Any,
         shape: tuple[int, int],
-        kind: Any,
     ) -> None:
         """`where`: the address of each token's tensors; `shape`: layers, bytes of a tensor."""
         self.count = count
         self._where = where[:count]
         self._lease = lease
         self._layers, self._tensor_bytes = shape
-        self._kind = kind
 
     @property
     def addresses(self) -> npt.NDArray[np.uint64]:
@@ -94,7 +94,7 @@ class Match:
         if not (0 <= token < self.count and 0 <= layer < self._layers and 0 <= value < 2):
             raise IndexError(f"there is no tensor [{token}, {layer}, {value}]")
         at = int(self._where[token]) + (layer * 2 + value) * self._tensor_bytes
-        return self._kind(at, self._tensor_bytes, self._lease)
+        return library().KVTensor(at, self._tensor_bytes, self._lease)
 
     def numpy(self, token: int, dtype: Any, shape: Sequence[int]) -> npt.NDArray[Any]:
         """A token's tensors as `[layers, 2, *shape]`."""
@@ -107,7 +107,8 @@ class Match:
     def _token(self, token: int) -> Any:
         """All of a token's tensors, which lie one behind the other."""
         size = self._layers * 2 * self._tensor_bytes
-        return self._kind(int(self._where[range(self.count)[token]]), size, self._lease)
+        at = int(self._where[range(self.count)[token]])
+        return library().KVTensor(at, size, self._lease)
 
     def release(self) -> None:
         """Views must not be read any more."""

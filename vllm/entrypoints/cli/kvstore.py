@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from vllm.entrypoints.cli.main import dispatch
@@ -20,4 +21,8 @@ def main(words: Sequence[str]) -> int:
         for name, what in COMMANDS.items():
             print(f"  {name:<10}  {what}")
         return 0 if words else 2
-    return dispatch("vllm kvstore", COMMANDS, words, prefix="kvstore_")
+    try:
+        return dispatch("vllm kvstore", COMMANDS, words, prefix="kvstore_")
+    except (OSError, RuntimeError, ValueError) as error:  # the store's own and its library's
+        print(f"vllm kvstore {words[0]}: error: {error}", file=sys.stderr)
+        return 2

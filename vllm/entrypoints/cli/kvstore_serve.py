@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Sequence
 from types import FrameType
 
@@ -76,25 +75,16 @@ def main(words: Sequence[str]) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    server = library().Server(args.socket, args.size, args.slot_size)
     peer = None
-    try:
-        server = library().Server(args.socket, args.size, args.slot_size)
-        if args.listen is not None:
-            from vllm.kvstore.hosts.directory import Directory
-            from vllm.kvstore.hosts.peer import Peer
-            from vllm.kvstore.hosts.talk import read_secret
+    if args.listen is not None:
+        from vllm.kvstore.hosts.directory import Directory
+        from vllm.kvstore.hosts.peer import Peer
+        from vllm.kvstore.hosts.talk import read_secret
 
-            secret = read_secret(args.secret)
-            peer = Peer(
-                args.socket,
-                args.listen,
-                Directory(args.directory),
-                secret,
-                advertise=args.advertise,
-            )
-    except (ValueError, RuntimeError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+        secret = read_secret(args.secret)
+        directory = Directory(args.directory)
+        peer = Peer(args.socket, args.listen, directory, secret, advertise=args.advertise)
     others = f", other hosts at {peer.address}" if peer else ""
     print(f"serving {args.size} bytes at {args.socket}{others}", flush=True)
     try:

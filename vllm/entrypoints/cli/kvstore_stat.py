@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,16 +22,11 @@ def make_parser() -> FlexibleArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = make_parser()
-    args = parser.parse_args(list(words))
-    try:
-        if Path(args.root).is_socket():
-            counts = library().daemon_stat(args.root)
-        else:
-            known = library().root_stat(args.root)
-            counts = {name: known[name] for name in FILES}
-    except RuntimeError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
+    args = make_parser().parse_args(list(words))
+    if Path(args.root).is_socket():
+        counts = library().daemon_stat(args.root)
+    else:
+        known = library().root_stat(args.root)
+        counts = {name: known[name] for name in FILES}
     print(json.dumps(counts))
     return 0

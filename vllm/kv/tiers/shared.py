@@ -5,6 +5,9 @@
     redis://host:6379/0      values of a Redis server
     s3://bucket/prefix       objects, of S3 or whatever else fsspec knows
 
+With shm:// other hosts may be asked, too: `?directory=redis://10.0.0.1:6379/0&secret=/etc/kv.secret`,
+and of `replicas`, `timeout` and `ttl` what `HostsConfig` takes.
+
 A blob is named by its block's key, whose chain starts from the fingerprint of model, layout and
 tensor-parallel rank, so engines of different models share a store and see nothing of each other.
 What is read is verified (key, fingerprint, length, checksum) by the store's own library.
@@ -15,13 +18,16 @@ The store bounds itself and decides what goes: this tier deletes nothing.
 from __future__ import annotations
 
 import math
-from urllib.parse import unquote, urlsplit
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import numpy as np
 
 from vllm.kv.lineage import Key
 from vllm.kvstore import (
     FileCacheConfig,
+    HostsConfig,
     KVCache,
     KVStoreError,
     ObjectCacheConfig,
@@ -29,6 +35,13 @@ from vllm.kvstore import (
 )
 from vllm.kvstore.config import CacheConfig
 
+HOSTS: dict[str, Callable[[str], Any]] = {
+    "directory": str,
+    "secret": str,
+    "replicas": int,
+    "timeout": float,
+    "ttl": float,
+}
 FOREVER = 1 << 40  # blocks; a daemon's own size is what bounds it
 
 
@@ -84,12 +97,33 @@ def _config(url: str, quota: int) -> CacheConfig:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme in ("shm", "file"):
-        if parts.netloc or parts.query or parts.fragment or not path.strip("/"):
+        asked = parts.query if parts.scheme == "file" else ""
+        if parts.netloc or asked or parts.fragment or not path.strip("/"):
             raise ValueError(
                 f"shared_cache: {parts.scheme}:// takes three slashes and a path, like "
                 f"{parts.scheme}:///var/cache/kv, not {url!r}"
             )
         if parts.scheme == "shm":
-            return SharedMemoryCacheConfig(path, verify=True, lazy=True, sync_interval=1)
+            hosts = _hosts(parts.query) if parts.query else None
+            return SharedMemoryCacheConfig(
+                path, verify=True, lazy=True, sync_interval=1, hosts=hosts
+            )
         return FileCacheConfig(chunk_size=1, root=path, quota=quota, gc_interval=0, ttl=math.inf)
     return ObjectCacheConfig(url, chunk_size=1)
+
+
+def _hosts(query: str) -> HostsConfig:
+    """What stands behind the `?` of a `shm://` URL. Raises ValueError, which names the field."""
+    given: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in HOSTS or name in given:
+            fate = "stands there twice" if name in given else f"is none of {', '.join(HOSTS)}"
+            raise ValueError(f"{name!r} behind shm:// {fate}")
+        try:
+            given[name] = HOSTS[name](text)
+        except ValueError:
+            raise ValueError(f"{name} is a number, not {text!r}") from None
+    missing = {"directory", "secret"} - given.keys()
+    if missing:
+        raise ValueError(f"shm:// with other hosts needs {' and '.join(sorted(missing))}")
+    return HostsConfig(**given)

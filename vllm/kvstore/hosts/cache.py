@@ -9,6 +9,7 @@ here. A hit is always one of the local daemon: what came from elsewhere went thr
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import queue
 import struct
@@ -49,9 +50,15 @@ class HostsConfig:
     ) -> None:
         self.directory = directory
         self.secret = os.fspath(secret)
+        for name, text in (("directory", directory), ("secret", self.secret)):
+            if not text:
+                raise ValueError(f"{name} is empty")
         self.replicas = positive("replicas", replicas)
         self.timeout = positive("timeout", timeout, float)
         self.ttl = positive("ttl", ttl, float)
+        for name, seconds in (("timeout", timeout), ("ttl", ttl)):
+            if math.isinf(seconds):
+                raise ValueError(f"{name} must be finite")
 
     def open(
         self, local: Any, layout: Layout, capacity: int, socket: str, block: int, verify: bool

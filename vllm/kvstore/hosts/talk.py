@@ -16,7 +16,6 @@ import stat
 import struct
 import time
 import zlib
-from pathlib import Path
 from typing import Any
 
 MAGIC = b"VKH1"
@@ -32,7 +31,11 @@ class PeerError(Exception):
 
 def read_secret(path: str | os.PathLike[str]) -> bytes:
     """At least 32 bytes from a file that only we can read. Raises ValueError, OSError."""
-    with Path(path).open("rb") as file:
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise OSError(error.errno, f"secret: {error.strerror}", os.fspath(path)) from None
+    with open(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise ValueError(f"secret: {path} must belong to this user and have mode 0600")

@@ -59,7 +59,7 @@ typedef struct {
 typedef struct {
   const char* root;           // folder, made with mode 0700
   uint32_t chunk_tokens;      // a file, 1 to 65536
-  uint32_t split;             // hex digits a folder level, two levels; 1 to 4
+  uint32_t split;             // hex digits of a folder's name, 1 to 4
   uint64_t quota_bytes;       // of all files under the root; 0: none
   double ttl, gc_interval;    // seconds: this client's own files; interval 0: off
   double global_ttl, global_gc_interval;  // seconds: all files under the root; interval 0: off
