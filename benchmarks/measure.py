@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from vllm.entrypoints.cli.collect_env import processor
+
 
 @dataclass
 class Rounds:
@@ -72,7 +74,7 @@ def write_json(path: str | None, name: str, results: dict[str, Any]) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     machine = {
-        "processor": _processor(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -80,13 +82,3 @@ def write_json(path: str | None, name: str, results: dict[str, Any]) -> None:
     document = {"benchmark": name, "machine": machine, "results": results}
     target.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(f"Written: {target}")
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor()

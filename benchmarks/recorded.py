@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from examples.agents.client import Answer, Message, Model
-from vllm.entrypoints.cli.bench_data import statistics
+from vllm.entrypoints.cli import bench_result
 
 TIMES = {"ttft": "ttfts", "tpot": "tpots", "itl": "itls", "e2el": "latencies"}
 
@@ -68,36 +68,15 @@ def _digest(text: str) -> str:
 
 
 def measures(answers: Sequence[Answer], duration: float) -> dict[str, Any]:
-    """Totals, rates and latencies (milliseconds) of a run of so many seconds, and the raw lists."""
-    good = [a for a in answers if a.error is None]
-    asked, made = sum(a.prompt_tokens for a in good), sum(a.output_tokens for a in good)
-    raw: dict[str, list[float]] = {
-        "ttfts": [a.ttft for a in good],
-        "tpots": [a.tpot for a in good if a.tpot is not None],
-        "itls": [gap for a in good for gap in a.gaps],
-        "latencies": [a.latency for a in good],
-    }
-    result: dict[str, Any] = {
-        "duration": duration,
-        "completed": len(good),
-        "failed": len(answers) - len(good),
-        "total_input_tokens": asked,
-        "total_output_tokens": made,
-        "total_cached_tokens": sum(a.cached_tokens for a in good),
-        "request_throughput": len(good) / duration if duration else 0.0,
-        "output_throughput": made / duration if duration else 0.0,
-        "total_token_throughput": (asked + made) / duration if duration else 0.0,
-    }
-    for name, values in TIMES.items():
-        for statistic, value in statistics(raw[values], [99]).items():
-            result[f"{statistic}_{name}_ms"] = value * 1000
-    result |= {
+    """As `vllm bench serve` tells them, and the raw lists."""
+    return bench_result.measures(answers, duration, [99]) | {
         "input_lens": [a.prompt_tokens for a in answers],
         "output_lens": [a.output_tokens for a in answers],
-        **{name: [round(v, 6) for v in values] for name, values in raw.items()},
-        "errors": sorted({a.error for a in answers if a.error is not None})[:10],
+        **{
+            TIMES[name]: [round(second, 6) for second in seconds]
+            for name, seconds in bench_result.times(answers).items()
+        },
     }
-    return result
 
 
 def differences(texts: dict[str, dict[str, str]]) -> dict[str, int]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 
 def begin(path: Path, settings: dict[str, Any]) -> int:
@@ -29,6 +32,26 @@ def begin(path: Path, settings: dict[str, Any]) -> int:
     if whole < len(data):
         os.truncate(path, whole)
     return data.count(b"\n")
+
+
+def fill(
+    path: Path,
+    settings: dict[str, Any],
+    total: int,
+    answer: Callable[[int, int], list[dict[str, Any]]],
+    *,
+    batch: int = 1,
+) -> None:
+    """Rows up to `total`, those that are missing; `answer(first, end)` gives so many at a time.
+
+    Raises ValueError as `begin` does.
+    """
+    done = begin(path, settings)
+    with tqdm(total=total, initial=min(done, total), desc=path.stem) as bar:
+        for first in range(done, total, batch):
+            end = min(first + batch, total)
+            append(path, answer(first, end))
+            bar.update(end - first)
 
 
 def append(path: Path, rows: list[dict[str, Any]]) -> None:

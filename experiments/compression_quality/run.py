@@ -18,12 +18,11 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from experiments import resume
+from experiments import asking, resume
 from experiments.demo_model.sample_prompts import KINDS, recall_task
 from vllm import LLM, SamplingParams
 from vllm.core.compression import METRICS
@@ -91,6 +90,11 @@ class Asker:
             "ratio": {m: [ratios[i] for i in at] for m, at in by_metric.items()},
         }
 
+    def trials(
+        self, kind: str, place: str, metrics: list[str], first: int, end: int
+    ) -> list[dict[str, Any]]:
+        return [self.trial(kind, place, number, metrics) for number in range(first, end)]
+
     def _split(
         self, messages: list[dict[str, str]], answer: str, place: str
     ) -> tuple[list[int], list[int], list[int]]:
@@ -130,20 +134,14 @@ def run(args: argparse.Namespace) -> None:
         try:
             for place in args.places:
                 path = args.results / f"{args.kind}-{args.tokens}-{rule}-{place}.jsonl"
-                done = resume.begin(path, settings)
-                for number in tqdm(range(done, args.trials), desc=path.stem):
-                    row = asker.trial(args.kind, place, number, metrics)
-                    resume.append(path, [row])
+                answer = partial(asker.trials, args.kind, place, metrics)
+                resume.fill(path, settings, args.trials, answer)
         finally:
             asker.close()
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.compression_quality.run",
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = asking.make_parser("compression_quality.run", __doc__)
     add = parser.add_argument
     add("--kind", choices=KINDS, default="code", help="Of facts and questions.")
     add("--tokens", type=int, default=1024, help="Of a prompt; one fact per 32.")

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from experiments import resume
+from experiments import asking, resume
+from experiments.asking import as_chat, kept
 from experiments.longbench.tasks import (
     DATASETS,
     IN_E,
@@ -49,11 +49,7 @@ PRESETS = {
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.longbench.run_longbench",
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = asking.make_parser("longbench.run_longbench", __doc__)
     add = parser.add_argument
     add("--model", required=True, help=f"{', '.join(PRESETS)}, or a folder or hub id.")
     add("--dataset", nargs="+", choices=DATASETS, default=list(DATASETS), metavar="NAME")
@@ -165,6 +161,14 @@ class Asker:
         params = [self._params(dataset, len(ids)) for ids in prompts]
         return self._llm.generate(prompts, params, use_tqdm=False)
 
+    def lines(
+        self, dataset: Dataset, prompt: str, rows: list[dict[str, Any]], first: int, end: int
+    ) -> list[dict[str, Any]]:
+        """Results of these of the rows."""
+        part = rows[first:end]
+        outputs = self.ask(dataset, prompt, part)
+        return [answered(row, output) for row, output in zip(part, outputs, strict=True)]
+
     def _tokens(self, dataset: Dataset, text: str) -> list[int]:
         """The prompt; of one too long the middle is left out."""
         room = self._llm.llm_engine.max_model_len - dataset.max_tokens
@@ -178,10 +182,7 @@ class Asker:
         return self._dressed(dataset, text)
 
     def _dressed(self, dataset: Dataset, text: str) -> list[int]:
-        if not dataset.chat or self._tokenizer.chat_template is None:
-            return self._tokenizer.encode(text)
-        chat = self._tokenizer.render_chat([{"role": "user", "content": text}])
-        return self._tokenizer.encode(chat, add_special_tokens=False)
+        return as_chat(self._tokenizer, text) if dataset.chat else self._tokenizer.encode(text)
 
     def _params(self, dataset: Dataset, prompt_tokens: int) -> SamplingParams:
         args = self._args
@@ -214,9 +215,7 @@ def answered(row: dict[str, Any], output: RequestOutput) -> dict[str, Any]:
         "length": row["length"],
         "prompt_tokens": len(output.prompt_token_ids),
     }
-    if made.kv_compression is not None:
-        line |= {"logical_kvs": made.kv_compression.logical, "kept_kvs": made.kv_compression.kept}
-    return line
+    return line | kept(made)
 
 
 def run(args: argparse.Namespace) -> list[Path]:
@@ -244,15 +243,9 @@ def run(args: argparse.Namespace) -> list[Path]:
                 continue
             stem = f"{name}_e" if args.e else name
             path = args.results / model / f"{stem}-{setting_name(args)}.jsonl"
-            done = resume.begin(path, settings)
-            rows = rows[: args.n_rows]
-            bar = tqdm(total=len(rows), initial=min(done, len(rows)), desc=path.stem)
-            for at in range(done, len(rows), args.batch_size):
-                part = rows[at : at + args.batch_size]
-                outputs = asker.ask(dataset, prompt, part)
-                resume.append(path, [answered(r, o) for r, o in zip(part, outputs, strict=True)])
-                bar.update(len(part))
-            bar.close()
+            some = rows[: args.n_rows]
+            answer = partial(asker.lines, dataset, prompt, some)
+            resume.fill(path, settings, len(some), answer, batch=args.batch_size)
             written.append(path)
     finally:
         asker.close()

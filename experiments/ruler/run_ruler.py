@@ -16,6 +16,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,16 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from tqdm import tqdm
 
-from experiments import resume
+from experiments import asking, resume
+from experiments.asking import as_chat, kept
 from experiments.ruler.tasks import TASKS, Sample, make, share_found
 from vllm import LLM, SamplingParams
 from vllm.core.compression import BUDGET_RULES, METRICS
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.ruler.run_ruler",
-        description=(__doc__ or "").partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = asking.make_parser("ruler.run_ruler", __doc__)
     add = parser.add_argument
     add("--model", required=True, help="Folder or hub id.")
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK")
@@ -91,10 +88,11 @@ class Asker:
         self._llm = LLM(
             model=args.model,
             device=args.device,
-            enable_kvc=any(rate != 1 for rate in args.compression_rates),
+            enable_kvc=self._compresses,
             **({"compression_budget": args.compression_budget} if self._compresses else {}),
         )
         self._tokenizer = self._llm.llm_engine.tokenizer
+        self._samples: dict[tuple[str, int], list[Sample]] = {}
 
     @property
     def _compresses(self) -> bool:
@@ -102,20 +100,21 @@ class Asker:
 
     def samples(self, task: str, length: int) -> list[Sample]:
         """The same for every metric and rate."""
+        if (task, length) not in self._samples:
+            self._samples[task, length] = self._make(task, length)
+        return self._samples[task, length]
+
+    def _make(self, task: str, length: int) -> list[Sample]:
         rng = random.Random(f"{self._args.seed}-{task}-{length}")
         return [make(task, rng, length, self._count) for _ in range(self._args.samples)]
 
     def _count(self, text: str) -> int:
-        return len(self._dressed(text))
+        return len(as_chat(self._tokenizer, text))
 
-    def _dressed(self, text: str) -> list[int]:
-        if self._tokenizer.chat_template is None:
-            return self._tokenizer.encode(text)
-        chat = self._tokenizer.render_chat([{"role": "user", "content": text}])
-        return self._tokenizer.encode(chat, add_special_tokens=False)
-
-    def ask(self, cell: Cell, samples: list[Sample]) -> list[dict[str, Any]]:
-        prompts = [self._dressed(s.prompt) for s in samples]
+    def ask(self, cell: Cell, first: int, end: int) -> list[dict[str, Any]]:
+        """Results of these of the cell's samples."""
+        samples = self.samples(cell.task, cell.length)[first:end]
+        prompts = [as_chat(self._tokenizer, s.prompt) for s in samples]
         params = [self._params(cell, s) for s in samples]
         lines = []
         outputs = self._llm.generate(prompts, params, use_tqdm=False)
@@ -127,10 +126,7 @@ class Asker:
                 "found": share_found(made.text, sample.expected),
                 "prompt_tokens": len(output.prompt_token_ids),
             }
-            if made.kv_compression is not None:
-                kvs = made.kv_compression
-                line |= {"logical_kvs": kvs.logical, "kept_kvs": kvs.kept}
-            lines.append(line)
+            lines.append(line | kept(made))
         return lines
 
     def _params(self, cell: Cell, sample: Sample) -> SamplingParams:
@@ -157,15 +153,10 @@ def run(args: argparse.Namespace) -> Path:
     settings = {n: getattr(args, n) for n in (*shared, "continual_compression")}
     asker = Asker(args)
     try:
-        for cell in (bar := tqdm(list(cells(args)))):
-            bar.set_description(cell.stem)
+        for cell in cells(args):
             path = folder / f"{cell.stem}.jsonl"
-            done = resume.begin(path, settings)
-            if done >= args.samples:
-                continue
-            samples = asker.samples(cell.task, cell.length)
-            for at in range(done, args.samples, args.batch_size):
-                resume.append(path, asker.ask(cell, samples[at : at + args.batch_size]))
+            answer = partial(asker.ask, cell)
+            resume.fill(path, settings, args.samples, answer, batch=args.batch_size)
     finally:
         asker.close()
     return folder

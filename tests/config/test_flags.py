@@ -63,6 +63,16 @@ BAD_LINES = [
 ]
 
 
+@pytest.mark.parametrize(("words", "told"), BAD_LINES, ids=lambda v: str(v)[:40])
+def test_a_bad_line_is_exit_code_2_and_told(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(*words)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from tests.engine.made_tokenizers import EOS, folder
-from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, StepOutputs, TokenLogprobs
+from vllm.core.request import (
+    EngineRequest,
+    EngineStats,
+    RequestEnd,
+    SequenceOutput,
+    StepOutputs,
+    TokenLogprobs,
+)
 from vllm.engine.output import OutputProcessor
 from vllm.engine.tokenizer import Tokenizer
 from vllm.outputs import RequestOutput
@@ -34,8 +41,8 @@ class Recorder:
     def inter_token(self, seconds: float, count: int = 1) -> None:
         self.told.append(("inter_token", (seconds, count)))
 
-    def finished(self, reason: str, **values: Any) -> None:
-        self.told.append(("finished", (reason, values)))
+    def finished(self, end: RequestEnd) -> None:
+        self.told.append(("finished", end))
 
     def rejected(self, reason: str) -> None:
         self.told.append(("rejected", reason))
@@ -211,7 +218,7 @@ def test_abort_tells_all_there_is(tokenizer: Tokenizer) -> None:
     assert [(o.text, o.finish_reason) for o in made.outputs] == [("ST", "abort"), ("", "abort")]
     assert len(run.processor) == 0
     assert run.processor.abort("r", 21.0) is None
-    assert recorder.told[-1][1][0] == "abort"
+    assert recorder.told[-1][1].reason == "abort"
     partial = Run(tokenizer)
     partial.step(tokenizer.encode("🤖", add_special_tokens=False)[0])
     assert partial.processor.abort("r", 20.0).outputs[0].text == "\ufffd"
@@ -348,11 +355,17 @@ def test_times_and_counts(tokenizer: Tokenizer) -> None:
     assert made.num_cached_tokens == 16
     kinds = [kind for kind, _ in recorder.told if kind != "step"]
     assert kinds == ["first_token", "inter_token", "inter_token", "finished"]
-    reason, values = recorder.told[-1][1]
-    assert reason == "length"
-    assert values["e2e"] == 3.0
-    assert values["queue"] == 0.25
-    assert values["prefill"] == 0.25
-    assert values["decode"] == 2.0
-    assert (values["cached_tokens"], values["generation_tokens"]) == (16, 3)
-    assert (values["n"], values["max_tokens"], values["preemptions"]) == (1, 7, 2)
+    assert recorder.told[-1][1] == RequestEnd(
+        reason="length",
+        prompt_tokens=len(run.prompt),
+        generation_tokens=3,
+        longest_output=3,
+        cached_tokens=16,
+        e2e=3.0,
+        queue=0.25,
+        prefill=0.25,
+        decode=2.0,
+        n=1,
+        max_tokens=7,
+        preemptions=2,
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from tests.engine.made_tokenizers import BOS, EOS, KINDS, TEXTS, TURN, folder
 from vllm.core.errors import VLLMValidationError
-from vllm.engine import tokenizer as module
+from vllm.engine import templates
 from vllm.engine.tokenizer import Tokenizer
 
 PROBES = [*TEXTS, "", " ", "  leading", f"a{TURN}b {EOS}", "\n\n\t", "\u0000", "🤖" * 5, "x" * 300]
@@ -299,7 +299,7 @@ def test_a_templates_own_words_reach_the_user(tokenizer: Tokenizer) -> None:
 def test_a_huge_chat_is_stopped_while_it_is_rendered(
     tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_RENDERED_CHARS", 10_000)
+    monkeypatch.setattr(templates, "MAX_RENDERED_CHARS", 10_000)
     endless = (
         "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxx{% endfor %}{% endfor %}"
     )

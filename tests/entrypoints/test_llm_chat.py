@@ -32,6 +32,15 @@ def test_several_conversations(llm: LLM) -> None:
     ]
 
 
+def test_conversations_may_be_queued(llm: LLM) -> None:
+    [told] = llm.chat(CHAT, FEW, use_tqdm=False)
+    first = llm.enqueue_chat(CHAT, FEW)
+    rest = llm.enqueue_chat([CHAT, CHAT], FEW, add_generation_prompt=True)
+    done = llm.wait_for_completion(use_tqdm=False)
+    assert [output.request_id for output in done] == first + rest
+    assert tokens(done) == tokens([told]) * 3
+
+
 def test_chat_options(llm: LLM) -> None:
     def prompt(messages: Any, **given: Any) -> str | None:
         return llm.chat(messages, FEW, use_tqdm=False, **given)[0].prompt

@@ -180,9 +180,6 @@ class SteppedMover(Mover):
     def _run_job(self, lane, job) -> None:
         self._carry_out(lane, job)
 
-    def threads_in(self, tier: str) -> int:
-        return len(self.started[tier])
-
     def runnable(self) -> list[tuple[str, int]]:
         self.begin()
         return [(name, i) for name, steps in self.started.items() for i in range(len(steps))]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from prometheus_client import generate_latest
 
-from vllm.core.request import EngineStats, TierStats
+from vllm.core.request import EngineStats, RequestEnd, TierStats
 from vllm.observe.metrics import FINISH_REASONS, Metrics, one_two_five
 from vllm.observe.reader import Counter, Gauge, Histogram
 
@@ -46,8 +46,8 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 
 def finish(metrics: Metrics, reason: str = "stop", n: int = 1, tokens: int = 11) -> None:
-    metrics.finished(
-        reason,
+    end = RequestEnd(
+        reason=reason,
         prompt_tokens=100,
         generation_tokens=tokens,
         longest_output=-(-tokens // n),
@@ -60,6 +60,7 @@ def finish(metrics: Metrics, reason: str = "stop", n: int = 1, tokens: int = 11)
         max_tokens=50,
         preemptions=1,
     )
+    metrics.finished(end)
 
 
 def test_compressions(metrics: Metrics) -> None:

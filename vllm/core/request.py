@@ -122,6 +122,23 @@ class EngineStats(msgspec.Struct, omit_defaults=True):
     tiers: list[TierStats] = []
 
 
+class RequestEnd(msgspec.Struct, kw_only=True):
+    """What became of a request: tokens, and seconds."""
+
+    reason: str  # of its first output's end
+    prompt_tokens: int
+    generation_tokens: int  # of all its n outputs
+    longest_output: int
+    cached_tokens: int
+    e2e: float
+    queue: float
+    prefill: float
+    decode: float
+    n: int
+    max_tokens: int | None
+    preemptions: int
+
+
 class StepOutputs(msgspec.Struct, omit_defaults=True, tag="step"):
     """All that one or more steps gave, for the front end."""
 

@@ -30,10 +30,10 @@ from vllm.core.request import (
 from vllm.core.structured import StructuredOutputsParams
 from vllm.engine.client import Prompt
 from vllm.engine.input import InputProcessor
-from vllm.engine.llm_engine import make_tokenizer
 from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
 from vllm.engine.process import CoreProcess, decode_from_core, encode
 from vllm.engine.sleep import LEVELS
+from vllm.engine.tokenizer import make_tokenizer
 from vllm.grammar import COMPILE_SECONDS, compile_grammar
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams

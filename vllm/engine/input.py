@@ -75,7 +75,7 @@ class InputProcessor:
             max_tokens=_max_tokens(params, room),
             arrival=time.time() if arrival is None else arrival,
             priority=priority,
-            cache_salt=_salt(salt if cache_salt is None else cache_salt),
+            cache_salt=checked_salt(salt if cache_salt is None else cache_salt),
             eos_token_ids=list(self._eos),
             bad_words_token_ids=self._bad_words(params),
             grammar=self._grammar(params),
@@ -198,7 +198,8 @@ def _max_tokens(params: SamplingParams, room: int) -> int:
     return len(reference)
 
 
-def _salt(salt: Any) -> str | None:
+def checked_salt(salt: Any) -> str | None:
+    """A prompt's cache_salt, if it can be one. Raises VLLMValidationError."""
     if salt is None:
         return None
     if not isinstance(salt, str) or not salt:

@@ -11,7 +11,7 @@ from vllm.core.request import EngineRequest
 from vllm.engine.core import EngineCore, ExecutorFactory
 from vllm.engine.input import InputProcessor
 from vllm.engine.output import OutputProcessor, Recorder, RequestRejectedError
-from vllm.engine.tokenizer import Tokenizer
+from vllm.engine.tokenizer import make_tokenizer
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
@@ -108,13 +108,3 @@ class LLMEngine:
 
     def shutdown(self) -> None:
         self.core.shutdown()
-
-
-def make_tokenizer(config: VllmConfig) -> Tokenizer | None:
-    model = config.model
-    if model.skip_tokenizer_init:
-        return None
-    return Tokenizer(model.tokenizer_folder, model.chat_template)
-
-
-__all__ = ["LLMEngine", "RequestRejectedError", "make_tokenizer"]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, StepOutputs, TokenLogprobs
+from vllm.core.request import (
+    EngineRequest,
+    EngineStats,
+    RequestEnd,
+    SequenceOutput,
+    StepOutputs,
+    TokenLogprobs,
+)
 from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.tokenizer import Tokenizer
 from vllm.logprobs import Logprob, PositionLogprobs
@@ -22,22 +29,7 @@ class Recorder(Protocol):
 
     def inter_token(self, seconds: float, count: int = 1) -> None: ...
 
-    def finished(
-        self,
-        reason: str,
-        *,
-        prompt_tokens: int,
-        generation_tokens: int,
-        longest_output: int,
-        cached_tokens: int,
-        e2e: float,
-        queue: float,
-        prefill: float,
-        decode: float,
-        n: int,
-        max_tokens: int | None,
-        preemptions: int,
-    ) -> None: ...
+    def finished(self, end: RequestEnd) -> None: ...
 
     def rejected(self, reason: str) -> None: ...
 
@@ -325,16 +317,18 @@ class OutputProcessor:
         stats, request = state.stats, state.request
         started = stats.first_token_ts > 0.0
         self._recorder.finished(
-            reason,
-            prompt_tokens=len(request.prompt_token_ids),
-            generation_tokens=stats.num_generation_tokens,
-            longest_output=max(len(c.output.token_ids) for c in state.completions),
-            cached_tokens=state.cached,
-            e2e=max(0.0, now - stats.arrival_time),
-            queue=max(0.0, stats.scheduled_ts - stats.queued_ts),
-            prefill=stats.first_token_ts - stats.scheduled_ts if started else 0.0,
-            decode=stats.last_token_ts - stats.first_token_ts if started else 0.0,
-            n=request.params.n,
-            max_tokens=request.params.max_tokens,
-            preemptions=stats.num_preemptions,
+            RequestEnd(
+                reason=reason,
+                prompt_tokens=len(request.prompt_token_ids),
+                generation_tokens=stats.num_generation_tokens,
+                longest_output=max(len(c.output.token_ids) for c in state.completions),
+                cached_tokens=state.cached,
+                e2e=max(0.0, now - stats.arrival_time),
+                queue=max(0.0, stats.scheduled_ts - stats.queued_ts),
+                prefill=stats.first_token_ts - stats.scheduled_ts if started else 0.0,
+                decode=stats.last_token_ts - stats.first_token_ts if started else 0.0,
+                n=request.params.n,
+                max_tokens=request.params.max_tokens,
+                preemptions=stats.num_preemptions,
+            )
         )

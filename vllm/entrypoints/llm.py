@@ -210,7 +210,8 @@ class LLM:
         """Run what was queued; outputs come in the order of queueing."""
         ids, self._queued = self._queued, []
         try:
-            return self._run(ids, use_tqdm)
+            self._finish(ids, use_tqdm=use_tqdm)
+            return [self._done.pop(i) for i in ids]
         except BaseException:
             self.llm_engine.abort_request(ids)
             raise
@@ -283,11 +284,8 @@ class LLM:
             made.append(own)
         return made
 
-    def _run(self, ids: list[str], use_tqdm: bool) -> list[RequestOutput]:
-        self._finish(ids, use_tqdm=use_tqdm)
-        return [self._done.pop(i) for i in ids]
-
     def _finish(self, ids: list[str], *, use_tqdm: bool) -> None:
+        """Step until these are done, whatever else is."""
         if ids and self.llm_engine.core.is_sleeping():
             raise RuntimeError("the engine sleeps; call wake_up first")
         left = set(ids) - self._done.keys()

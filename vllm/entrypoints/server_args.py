@@ -89,9 +89,17 @@ class ServerArgs(Flags):
     return_tokens_as_token_ids: bool = flag(
         False, "Frontend", "Write tokens in logprobs as token_id:N, so that none is ambiguous."
     )
+    enable_per_request_metrics: bool = flag(
+        False,
+        "Frontend",
+        "Tell in each answer, as metrics, how long it took to begin, to wait and to generate.",
+    )
     enable_log_requests: bool = flag(False, "Frontend", "Log a line for each request.")
+    enable_log_outputs: bool = flag(
+        False, "Frontend", "And one for each output; needs enable_log_requests."
+    )
     max_log_len: int | None = flag(
-        None, "Frontend", "Most prompt characters and token ids that such a line shows."
+        None, "Frontend", "Most characters and token ids that such a line shows."
     )
     api_server_count: int = flag(
         1, "Refused", "One process answers HTTP; start several servers.", short="-asc"
@@ -113,6 +121,9 @@ class ServerArgs(Flags):
         "info", "Frontend", "The web server's own log.", choices=LOG_LEVELS
     )
     disable_uvicorn_access_log: bool = flag(False, "Frontend", "No log line per HTTP request.")
+    disable_access_log_for_endpoints: str | None = flag(
+        None, "Frontend", "Nor for these paths: /health,/metrics."
+    )
     disable_fastapi_docs: bool = flag(False, "Frontend", "No /docs, /redoc and /openapi.json.")
     shutdown_timeout: int = flag(
         30, "Frontend", "Seconds that running requests get to finish in after a signal to end."
@@ -129,6 +140,10 @@ class ServerArgs(Flags):
         if self.ssl_cert_reqs not in (0, 1, 2):
             raise ValueError(f"ssl_cert_reqs must be 0, 1 or 2, not {self.ssl_cert_reqs}")
         at_least(self, 0, "shutdown_timeout", "max_log_len")
+        if self.enable_log_outputs and not self.enable_log_requests:
+            raise ValueError("enable_log_outputs needs enable_log_requests")
+        if not all(path.startswith("/") for path in self.silent_paths()):
+            raise ValueError("disable_access_log_for_endpoints must be paths, /health,/metrics")
         if self.enable_auto_tool_choice and not self.tool_call_parser:
             raise ValueError("enable_auto_tool_choice needs tool_call_parser")
         if self.ssl_keyfile and not self.ssl_certfile:
@@ -140,6 +155,11 @@ class ServerArgs(Flags):
             path = getattr(self, name)
             if path and not os.path.isfile(path):
                 raise ValueError(f"{name}: there is no file {path}")
+
+    def silent_paths(self) -> list[str]:
+        """Those whose requests are not in the access log."""
+        paths = (self.disable_access_log_for_endpoints or "").split(",")
+        return [path.strip() for path in paths if path.strip()]
 
     def keys(self) -> list[str]:
         """All keys that open the server, the environment's included."""

@@ -22,6 +22,7 @@ class Model(Layer):
 
     Construction reads config.json and reserves memory; it raises ValueError for a config that asks
     for what is not implemented. `load` fills that memory. Call under `torch.inference_mode`.
+    It sets `embedding`, `blocks` and `head`, the output layer's weight.
     """
 
     architectures: ClassVar[tuple[str, ...]] = ()  # in config.json
@@ -29,6 +30,7 @@ class Model(Layer):
 
     def __init__(self, hf: dict[str, Any], ops: Ops, dtype: torch.dtype) -> None:
         super().__init__()
+        self.ops = ops
 
     def forward(self, tokens: Tensor, step: Forward) -> Tensor:
         """tokens int64 [T] -> hidden [T, E], after the final norm. Writes the step's KVs."""
@@ -36,7 +38,7 @@ class Model(Layer):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [S, E] -> float32 [S, V]."""
-        raise NotImplementedError
+        return self.ops.linear(hidden, self.head, None).float()
 
     def attentions(self) -> list[Attention]:
         """The attention of each layer, in order."""
@@ -53,7 +55,7 @@ class Model(Layer):
 
     def tied(self) -> bool:
         """Whether the output layer is the input embedding."""
-        raise NotImplementedError
+        return self.head is self.embedding
 
     def rename(self, name: str) -> str:
         """The name in `targets` of a checkpoint's tensor: older files spell some differently."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from vllm.core.request import EngineStats, TierStats
+from vllm.core.request import EngineStats, RequestEnd, TierStats
 from vllm.observe import reader
 
 ENGINE = "0"
@@ -43,45 +43,13 @@ TIER_COUNTERS = {
 SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
 REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")
 
+# Bounds of buckets, in seconds and in counts.
 _TTFT: tuple[float, ...] = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75)
 _TTFT += (1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560)
-_PER_TOKEN: tuple[float, ...] = (
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.075,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-)
-_PER_TOKEN += (0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
-_REQUEST: tuple[float, ...] = (
-    0.01,
-    0.03,
-    0.1,
-    0.3,
-    0.5,
-    0.8,
-    1,
-    1.5,
-    2,
-    2.5,
-    5,
-    10,
-    15,
-    20,
-    30,
-    40,
-    50,
-    60,
-)
-_REQUEST += (120, 240, 480, 960, 1920, 7680)
+_PER_TOKEN: tuple[float, ...] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2)
+_PER_TOKEN += (0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80)
+_REQUEST: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30)
+_REQUEST += (40, 50, 60, 120, 240, 480, 960, 1920, 7680)
 _STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 _BLOCK = (0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 _N = (1, 2, 5, 10, 20)
@@ -298,39 +266,23 @@ class Metrics:
         for _ in range(count):
             self._itl.observe(seconds / count)
 
-    def finished(
-        self,
-        reason: str,
-        *,
-        prompt_tokens: int,
-        generation_tokens: int,
-        longest_output: int,
-        cached_tokens: int,
-        e2e: float,
-        queue: float,
-        prefill: float,
-        decode: float,
-        n: int,
-        max_tokens: int | None,
-        preemptions: int,
-    ) -> None:
-        """A request ended; `generation_tokens` counts all its n outputs, tokens and seconds."""
-        self._finished.get(reason, self._finished["error"]).inc()
-        self._request_prompt.observe(prompt_tokens)
-        self._request_generated.observe(generation_tokens)
-        self._request_longest.observe(longest_output)
-        self._request_computed.observe(prompt_tokens - cached_tokens)
-        self._e2e.observe(e2e)
-        self._queue.observe(queue)
-        self._inference.observe(prefill + decode)
-        self._prefill.observe(prefill)
-        self._decode.observe(decode)
-        if longest_output > 1:
-            self._tpot.observe(decode / (longest_output - 1))
-        self._request_n.observe(n)
-        if max_tokens is not None:
-            self._request_max.observe(max_tokens)
-        self._request_preemptions.observe(preemptions)
+    def finished(self, end: RequestEnd) -> None:
+        self._finished.get(end.reason, self._finished["error"]).inc()
+        self._request_prompt.observe(end.prompt_tokens)
+        self._request_generated.observe(end.generation_tokens)
+        self._request_longest.observe(end.longest_output)
+        self._request_computed.observe(end.prompt_tokens - end.cached_tokens)
+        self._e2e.observe(end.e2e)
+        self._queue.observe(end.queue)
+        self._inference.observe(end.prefill + end.decode)
+        self._prefill.observe(end.prefill)
+        self._decode.observe(end.decode)
+        if end.longest_output > 1:
+            self._tpot.observe(end.decode / (end.longest_output - 1))
+        self._request_n.observe(end.n)
+        if end.max_tokens is not None:
+            self._request_max.observe(end.max_tokens)
+        self._request_preemptions.observe(end.preemptions)
 
     def slept(self, level: int | None) -> None:
         """The engine sleeps at this level, or is awake."""

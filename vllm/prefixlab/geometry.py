@@ -14,7 +14,6 @@ from vllm.config.geometries import GEOMETRIES
 from vllm.config.model import read_json
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-DEFAULT = "llama-3-8b"
 
 
 @dataclass(frozen=True)

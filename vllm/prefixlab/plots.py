@@ -102,6 +102,19 @@ def capacities(
     return figure
 
 
+def curves(lines: Mapping[str, Line], x: str, y: str) -> Figure:
+    """Lines through points, whatever they are of."""
+    figure, axes = _figure()
+    for number, (name, points) in enumerate(lines.items()):
+        xs, ys = zip(*points, strict=True)
+        axes.plot(xs, ys, color=_colour(number), marker="o", ms=3, label=_plain(name))
+    axes.set_xlabel(_plain(x))
+    axes.set_ylabel(_plain(y))
+    axes.set_ylim(0, None)
+    _legend(axes)
+    return figure
+
+
 def bars(values: Mapping[str, float], ceiling: float, best: float, title: str) -> Figure:
     """Hit rates by policy, and the room above them: to the optimum, and to the ceiling."""
     figure, axes = _figure()

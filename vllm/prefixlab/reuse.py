@@ -24,7 +24,7 @@ LINEAR = {"reuse_fraction": None, "hits_per_block": 1.0, "reuse_gap": 0.1}
 
 @dataclass(frozen=True)
 class Reuse:
-    """Of requests: prompt tokens and those reused (int64 [requests]), workload, mode.
+    """Of requests: prompt tokens and those reused (int64 [requests]), and the workload.
 
     Of blocks: `hits_per_block` (int64 [blocks]). Of uses after the first: `reuse_gap` (float64
     [reuses], seconds).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shlex
@@ -14,6 +15,7 @@ import pytest
 
 from vllm.entrypoints.cli import main
 from vllm.entrypoints.cli.bench_sweep import _name, _url, command
+from vllm.entrypoints.cli.bench_sweep_plot import lines
 
 SERVER = """
 import http.server, sys
@@ -93,6 +95,34 @@ def test_a_sweep(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
     assert len(list(folder.rglob("run=*.json"))) == 4
     assert main.main([*words, "--resume", folder.name]) == 0
     assert (tmp_path / "starts").read_text() == "xx", "nothing was due, so no server was"
+
+
+def test_a_plot(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words += ["--bench-params", in_file(tmp_path / "b.json", [{"rate": 1}, {"rate": 2}])]
+    assert main.main(words) == 0
+    [folder] = (tmp_path / "out").iterdir()
+    plot = ["bench", "sweep", "plot", str(folder), "--var-x", "rate"]
+    assert main.main([*plot, "--var-y", "x", "--fig-name", "mine"]) == 0
+    assert (folder / "mine.png").read_bytes()[:4] == b"\x89PNG"
+    assert "rate" in (folder / "mine.svg").read_text()
+    for more, says in ((["--var-y", "none"], "'none'"), (["--var-y", "list"], "no number")):
+        with pytest.raises(SystemExit):
+            main.main([*plot, *more])
+        assert says in capsys.readouterr().err
+
+
+def test_a_point_is_the_mean_of_a_settings_runs() -> None:
+    rows = [
+        {"benchmark": name, "seqs": seqs, "rate": rate, "ms": ms}
+        for name, seqs, rate, ms in (
+            ("b", 8, 2, 30.0),
+            ("a", 8, 1, 10.0),
+            ("a", 8, 1, 14.0),
+            ("c", 9, 1, 5.0),
+        )
+    ]
+    asked = argparse.Namespace(var_x="rate", var_y="ms", curve_by=["seqs"])
+    assert lines(rows, asked) == {"seqs=8": [(1.0, 12.0), (2.0, 30.0)], "seqs=9": [(1.0, 5.0)]}
 
 
 def test_a_run_that_fails(

@@ -14,7 +14,7 @@ from vllm.core.compression import CompressionStats
 from vllm.core.errors import EngineDeadError, VLLMValidationError
 from vllm.engine.tokenizer import Tokenizer
 from vllm.logprobs import Logprob, PositionLogprobs
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput, RequestStateStats
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 CACHED = 3  # cached tokens that it claims, when the prompt has that many
@@ -185,6 +185,14 @@ class FakeEngine:
             outputs=outputs,
             finished=finished,
             num_cached_tokens=CACHED if len(ids) > CACHED else 0,
+            metrics=RequestStateStats(
+                arrival_time=1.0,
+                queued_ts=1.0,
+                scheduled_ts=1.5,
+                first_token_ts=2.0,
+                last_token_ts=2.0 + 0.1 * (step - 1),
+                num_generation_tokens=step * params.n,
+            ),
         )
 
     def _stats(self, ids: list[int], step: int) -> CompressionStats | None:

@@ -1,6 +1,7 @@
 """A server process around the fake engine. SIGUSR1 kills the engine.
 
-Options come as JSON: python serve_fake.py '{"tokenizer": "/a/folder", "delay": 0.1}'
+Options come as JSON: python serve_fake.py '{"tokenizer": "/a/folder", "delay": 0.1}'; all but
+these two are the server's.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from vllm.entrypoints.server_args import ServerArgs
 
 async def main() -> int:
     given = json.loads(sys.argv[1])
-    args = ServerArgs(port=0, shutdown_timeout=given.get("shutdown_timeout", 0))
-    engine = FakeEngine(tokenizer=given["tokenizer"])
-    engine.delay = given.get("delay", 0.0)
+    engine = FakeEngine(tokenizer=given.pop("tokenizer"))
+    engine.delay = given.pop("delay", 0.0)
+    args = ServerArgs(**{"port": 0, "shutdown_timeout": 0} | given)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, engine.shutdown)
     signals, listener = Signals(), bind(args)
     with signals.handled():

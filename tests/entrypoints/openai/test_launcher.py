@@ -125,6 +125,18 @@ async def test_a_server_whose_engine_dies_ends_with_an_error(started: Started) -
         assert await asyncio.wait_for(process.wait(), 5) == 1
 
 
+async def test_paths_may_be_kept_out_of_the_access_log(started: Started) -> None:
+    async with started(disable_access_log_for_endpoints="/health, /metrics") as (process, url):
+        async with httpx.AsyncClient() as client:
+            for path in ("/health?a=1", "/version", "/metrics"):
+                await client.get(url + path)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout is not None
+        told = (await process.stdout.read()).decode()
+    assert "GET /version" in told
+    assert "/health" not in told and "/metrics" not in told
+
+
 def test_a_port_that_is_taken_is_an_error_before_anything_loads() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,

@@ -12,6 +12,7 @@ from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 from vllm.version import __version__
 
+from .conftest import events
 from .fake_engine import FakeEngine
 
 
@@ -113,6 +114,49 @@ async def test_a_line_for_each_request_when_asked(
     assert "cmpl-mine" in caplog.text
     assert "'The'" in caplog.text
     assert "amber-fox" not in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_line_for_each_output_when_asked(
+    connect: Any, caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    body = {"prompt": "The code of amber-fox", "max_tokens": 3, "n": 2, "stream": stream}
+    with caplog.at_level(logging.INFO, logger="vllm.entrypoints.openai"):
+        await connect(enable_log_requests=True).post("/v1/completions", json=body)
+        assert "Generated" not in caplog.text
+        both = connect(enable_log_requests=True, enable_log_outputs=True, max_log_len=8)
+        await both.post("/v1/completions", json=body | {"temperature": 1})
+    lines = [line for line in caplog.messages if line.startswith("Generated")]
+    assert len(lines) == 2
+    assert "output 0: text: 'The code'" in lines[0] and "length" in lines[0]
+    assert "output 1: text: ' code of'" in lines[1]
+    with pytest.raises(ValueError, match="enable_log_requests"):
+        ServerArgs(enable_log_outputs=True)
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_where_a_requests_time_went(connect: Any, path: str) -> None:
+    """The fake engine waits half a second, begins after another, then takes a tenth a token."""
+    body = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
+    client = connect(enable_per_request_metrics=True)
+    told = {
+        "time_to_first_token_ms": 1000.0,
+        "generation_time_ms": pytest.approx(200.0),
+        "queue_time_ms": 500.0,
+        "mean_itl_ms": pytest.approx(100.0),
+        "tokens_per_second": pytest.approx(3 / 0.7),
+    }
+    assert (await client.post(path, json=body)).json()["metrics"] == told
+    one = (await client.post(path, json=body | {"max_tokens": 1})).json()["metrics"]
+    assert (one["generation_time_ms"], one["mean_itl_ms"]) == (0.0, None)
+    streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = events((await client.post(path, json=streamed)).text)
+    assert last["metrics"] == told
+    assert not any("metrics" in chunk for chunk in chunks)
+    several = body | {"n": 2, "temperature": 1}
+    assert "metrics" not in (await client.post(path, json=several)).json()
+    assert "metrics" not in (await client.post(path, json=streamed | several)).text
+    assert "metrics" not in (await connect().post(path, json=body)).json()
 
 
 async def test_unknown_fields_are_told_at_debug(

@@ -16,9 +16,4 @@ COMMANDS = {
 
 
 def main(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: vllm bench COMMAND ...\n\ncommands:")
-        for name, what in COMMANDS.items():
-            print(f"  {name:<10}  {what}")
-        return 0 if words else 2
     return dispatch("vllm bench", COMMANDS, words, prefix="bench_")

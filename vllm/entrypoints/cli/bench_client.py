@@ -47,7 +47,10 @@ class Answer:
     error: str | None = None
 
     @property
-    def tpot(self) -> float:
+    def tpot(self) -> float | None:
+        """Seconds a token behind the first; None where there is no such token."""
+        if self.output_tokens < 2:
+            return None
         return (self.latency - self.ttft) / (self.output_tokens - 1)
 
 

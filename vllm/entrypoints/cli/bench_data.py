@@ -1,17 +1,15 @@
-"""What the benchmarks share: random prompts, statistics, result files, the offline engine."""
+"""What the benchmarks share: random prompts, statistics, result files."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vllm.config.flags import FlexibleArgumentParser
 from vllm.engine.tokenizer import Tokenizer
 
 
@@ -50,22 +48,3 @@ def write_json(path: str | Path, value: dict[str, Any]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def run_offline(
-    parser: FlexibleArgumentParser, words: Sequence[str], work: Callable[[argparse.Namespace], None]
-) -> int:
-    """Parse and work; arguments that cannot work are one line and exit code 2."""
-    args = parser.parse_args(list(words))
-    try:
-        work(args)
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
-    return 0
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value

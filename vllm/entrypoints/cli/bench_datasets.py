@@ -12,7 +12,8 @@ from typing import Any
 
 from vllm.config.flags import FlexibleArgumentParser
 from vllm.engine.tokenizer import Tokenizer
-from vllm.entrypoints.cli.bench_data import positive, random_prompts, usable_ids
+from vllm.entrypoints.cli.bench_data import random_prompts, usable_ids
+from vllm.entrypoints.cli.command import natural, positive
 
 # As in vLLM: conversations outside of these are left out of sharegpt.
 SHORTEST, LONGEST_PROMPT, LONGEST = 4, 1024, 2048
@@ -194,13 +195,6 @@ def _path(args: argparse.Namespace) -> Path:
     if args.dataset_path is None:
         raise ValueError(f"--dataset-name {args.dataset_name} needs --dataset-path")
     return Path(args.dataset_path)
-
-
-def natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value
 
 
 def _length_or_own(text: str) -> int:

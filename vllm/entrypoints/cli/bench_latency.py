@@ -11,13 +11,8 @@ from tqdm import tqdm
 
 from vllm.config import EngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
-from vllm.entrypoints.cli.bench_data import (
-    positive,
-    random_prompts,
-    run_offline,
-    usable_ids,
-    write_json,
-)
+from vllm.entrypoints.cli.bench_data import random_prompts, usable_ids, write_json
+from vllm.entrypoints.cli.command import positive, run
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 
@@ -37,7 +32,7 @@ def main(words: Sequence[str]) -> int:
     add_flags(parser, EngineArgs)
     # The same batch again would be found in the cache, which is not what is measured.
     parser.set_defaults(enable_prefix_caching=False)
-    return run_offline(parser, words, _run)
+    return run(parser, words, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

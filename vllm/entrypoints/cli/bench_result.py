@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from vllm.entrypoints.cli.bench_client import Answer
 from vllm.entrypoints.cli.bench_data import statistics
@@ -36,19 +36,75 @@ def parse_goals(texts: Sequence[str]) -> dict[str, float]:
     return goals
 
 
-def meets(answer: Answer, goals: dict[str, float]) -> bool:
+class Timed(Protocol):
+    """An answer's counts, and its times in seconds; the figures of one with an error are void."""
+
+    @property
+    def ttft(self) -> float: ...
+    @property
+    def tpot(self) -> float | None: ...
+    @property
+    def gaps(self) -> list[float]: ...
+    @property
+    def latency(self) -> float: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+def meets(answer: Timed, goals: dict[str, float]) -> bool:
     """Whether every goal is met; an answer of one token has no time between tokens."""
-    took = {"ttft": answer.ttft, "e2el": answer.latency}
-    if answer.output_tokens > 1:
-        took["tpot"] = answer.tpot
-    return all(took.get(name, 0.0) * 1000 <= limit for name, limit in goals.items())
+    took = {"ttft": answer.ttft, "e2el": answer.latency, "tpot": answer.tpot or 0.0}
+    return all(took[name] * 1000 <= limit for name, limit in goals.items())
+
+
+def times(answers: Sequence[Timed]) -> dict[str, list[float]]:
+    """Seconds by metric, of the answers without an error."""
+    good = [a for a in answers if a.error is None]
+    return {
+        "ttft": [a.ttft for a in good],
+        "tpot": [a.tpot for a in good if a.tpot is not None],
+        "itl": [gap for a in good for gap in a.gaps],
+        "e2el": [a.latency for a in good],
+    }
+
+
+def measures(
+    answers: Sequence[Timed], duration: float, percentiles: Sequence[float]
+) -> dict[str, Any]:
+    """Totals, rates and latencies (milliseconds) of a run of so many seconds."""
+    good = [a for a in answers if a.error is None]
+    asked, made = sum(a.prompt_tokens for a in good), sum(a.output_tokens for a in good)
+
+    def rate(count: int) -> float:
+        return count / duration if duration else 0.0
+
+    told: dict[str, Any] = {
+        "duration": duration,
+        "completed": len(good),
+        "failed": len(answers) - len(good),
+        "total_input_tokens": asked,
+        "total_output_tokens": made,
+        "total_cached_tokens": sum(a.cached_tokens for a in good),
+        "request_throughput": rate(len(good)),
+        "output_throughput": rate(made),
+        "total_token_throughput": rate(asked + made),
+    }
+    for name, seconds in times(answers).items():
+        for statistic, value in statistics(seconds, percentiles).items():
+            told[f"{statistic}_{name}_ms"] = value * 1000
+    told["errors"] = sorted({a.error for a in answers if a.error is not None})[:10]
+    return told
 
 
 def result(
     args: argparse.Namespace, model: str, answers: list[Answer], duration: float
 ) -> dict[str, Any]:
-    good = [a for a in answers if a.error is None]
-    asked, made = sum(a.prompt_tokens for a in good), sum(a.output_tokens for a in good)
     told: dict[str, Any] = {
         "date": datetime.now().strftime("%Y%m%d-%H%M%S"),
         "backend": args.backend,
@@ -59,30 +115,13 @@ def result(
         "request_rate": "inf" if args.request_rate == float("inf") else args.request_rate,
         "burstiness": args.burstiness,
         "max_concurrency": args.max_concurrency,
-        "duration": duration,
-        "completed": len(good),
-        "failed": len(answers) - len(good),
-        "total_input_tokens": asked,
-        "total_output_tokens": made,
-        "total_cached_tokens": sum(a.cached_tokens for a in good),
-        "request_throughput": len(good) / duration,
         "request_goodput": None,
-        "output_throughput": made / duration,
-        "total_token_throughput": (asked + made) / duration,
         **args.metadata,
+        **measures(answers, duration, args.percentiles),
     }
     if args.goals:
-        told["request_goodput"] = sum(meets(a, args.goals) for a in good) / duration
-    values = {
-        "ttft": [a.ttft for a in good],
-        "tpot": [a.tpot for a in good if a.output_tokens > 1],
-        "itl": [gap for a in good for gap in a.gaps],
-        "e2el": [a.latency for a in good],
-    }
-    for name, seconds in values.items():
-        for statistic, value in statistics(seconds, args.percentiles).items():
-            told[f"{statistic}_{name}_ms"] = value * 1000
-    told["errors"] = sorted({a.error for a in answers if a.error is not None})[:10]
+        good = sum(meets(a, args.goals) for a in answers if a.error is None)
+        told["request_goodput"] = good / duration
     if args.save_detailed:
         told["input_lens"] = [a.prompt_tokens for a in answers]
         told["output_lens"] = [a.output_tokens for a in answers]

@@ -20,9 +20,10 @@ from vllm.config.flags import FlexibleArgumentParser, json_object
 from vllm.engine.tokenizer import Tokenizer
 from vllm.entrypoints.cli import bench_datasets
 from vllm.entrypoints.cli.bench_client import Answer, Target, ask
-from vllm.entrypoints.cli.bench_data import positive, write_json
-from vllm.entrypoints.cli.bench_datasets import Sample, natural
+from vllm.entrypoints.cli.bench_data import write_json
+from vllm.entrypoints.cli.bench_datasets import Sample
 from vllm.entrypoints.cli.bench_result import METRICS, file_name, parse_goals, result, show
+from vllm.entrypoints.cli.command import natural, positive, run
 
 PROG = "vllm bench serve"
 ENDPOINTS = {
@@ -81,13 +82,13 @@ def make_parser() -> FlexibleArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    parser = make_parser()
-    args = parser.parse_args(list(words))
+    return run(make_parser(), words, _bench)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    _check(args)
     try:
-        _check(args)
         told = asyncio.run(_run(args))
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
     except httpx.HTTPError as error:
         print(f"{PROG}: error: the server cannot be reached: {error!r}", file=sys.stderr)
         return 1

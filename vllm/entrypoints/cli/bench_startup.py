@@ -15,8 +15,8 @@ from typing import Any
 
 from vllm.config import EngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
-from vllm.entrypoints.cli.bench_data import positive, run_offline, statistics, write_json
-from vllm.entrypoints.cli.bench_datasets import natural
+from vllm.entrypoints.cli.bench_data import statistics, write_json
+from vllm.entrypoints.cli.command import natural, positive, run
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)
 PARTS = {
@@ -37,7 +37,7 @@ def main(words: Sequence[str]) -> int:
     add("--num-iters-warm", type=positive, default=3, metavar="N")
     add("--output-json", metavar="FILE", help="Write the result there.")
     add_flags(parser, EngineArgs)
-    return run_offline(parser, words, _run)
+    return run(parser, words, _run)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> None:
     result: dict[str, Any] = {}
     for kind, runs in (("cold", cold), ("warm", warm)):
         for part, label in PARTS.items():
-            values = [run[part] for run in runs]
+            values = [one[part] for one in runs]
             found = statistics(values, PERCENTILES)
             print(f"{label}, {kind}: {found['mean']:.3f} s (median {found['median']:.3f})")
             result[f"{kind}_{part}"] = {"values": values, **found}

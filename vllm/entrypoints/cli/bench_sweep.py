@@ -1,4 +1,4 @@
-"""`vllm bench sweep serve|startup`: a benchmark for each combination of settings."""
+"""`vllm bench sweep serve|startup|plot`: a benchmark for each combination of settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from vllm.config.flags import FlexibleArgumentParser
-from vllm.entrypoints.cli.bench_data import positive, write_json
+from vllm.entrypoints.cli import bench_sweep_plot
+from vllm.entrypoints.cli.bench_data import write_json
+from vllm.entrypoints.cli.command import positive, run
 
 PROG = "vllm bench sweep"
 Settings = dict[str, Any]  # flag, without dashes -> value
@@ -42,11 +44,9 @@ def main(words: Sequence[str]) -> int:
     startup.add_argument("--startup-cmd", default="vllm bench startup", metavar="COMMAND")
     startup.add_argument("--startup-params", type=_settings, default=[{}], metavar="FILE")
     _shared(startup)
-    args = parser.parse_args(list(words))
-    try:
-        return _sweep(args)
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
+    plot = commands.add_parser("plot", help="a plot of what a sweep has found")
+    bench_sweep_plot.add_flags(plot)
+    return run(parser, words, _sweep)
 
 
 def _shared(parser: argparse.ArgumentParser) -> None:
@@ -102,6 +102,9 @@ def _name(settings: Settings) -> str:
 
 
 def _sweep(args: argparse.Namespace) -> int:
+    if args.command == "plot":
+        bench_sweep_plot.plot(args)
+        return 0
     folder = Path(args.output_dir) / (args.resume or datetime.now().strftime("%Y%m%d_%H%M%S"))
     if args.resume and not folder.is_dir():
         raise ValueError(f"--resume: there is no folder {folder}")
@@ -137,7 +140,7 @@ def _serve(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
                 if args.dry_run:
                     print(shlex.join(bench))
                     continue
-                rows.append(_run(args, bench, path, server | setting, number))
+                rows.append(_run(args, bench, folder, path, server | setting, number))
                 if args.after_bench_cmd and path in due:
                     subprocess.run(shlex.split(args.after_bench_cmd), check=True)
     return rows
@@ -152,15 +155,20 @@ def _startup(args: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             if args.dry_run:
                 print(shlex.join(bench))
             else:
-                rows.append(_run(args, bench, path, setting, number))
+                rows.append(_run(args, bench, folder, path, setting, number))
     return rows
 
 
 def _run(
-    args: argparse.Namespace, words: list[str], path: Path, settings: Settings, number: int
+    args: argparse.Namespace,
+    words: list[str],
+    folder: Path,
+    path: Path,
+    settings: Settings,
+    number: int,
 ) -> dict[str, Any]:
     """The result of one run, from its file if it is there already."""
-    row = {"run_number": number, **settings}
+    row = {"benchmark": str(path.parent.relative_to(folder)), "run_number": number, **settings}
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(words, capture_output=not args.show_stdout, text=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from vllm.config import EngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
 from vllm.entrypoints.cli import bench_datasets
-from vllm.entrypoints.cli.bench_data import positive, run_offline, write_json
-from vllm.entrypoints.cli.bench_datasets import natural
+from vllm.entrypoints.cli.bench_data import write_json
+from vllm.entrypoints.cli.command import natural, positive, run
 
 
 def main(words: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--disable-tqdm", action="store_true", help="No progress bar.")
     parser.add_argument("--output-json", metavar="FILE", help="Write the result there.")
     add_flags(parser, EngineArgs)
-    return run_offline(parser, words, _run)
+    return run(parser, words, _run)
 
 
 def _run(args: argparse.Namespace) -> None:

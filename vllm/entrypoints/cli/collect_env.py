@@ -32,7 +32,7 @@ def report() -> Iterator[tuple[str, str]]:
     yield "vllm", __version__
     yield "Python", platform.python_version()
     yield "System", platform.platform()
-    yield "CPU", _cpu()
+    yield "CPU", processor()
     yield "CPUs this process may use", str(len(os.sched_getaffinity(0)))
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     yield "Memory", f"{pages * size / 2**30:.1f} GiB"
@@ -47,7 +47,8 @@ def report() -> Iterator[tuple[str, str]]:
             yield name, "(set)" if any(word in name for word in SECRET) else value
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """The CPU's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -21,12 +21,10 @@ COMMANDS = {
 }
 
 
+TRACES = """
+Real traces: github.com/kvcache-ai/Mooncake (FAST25-release/traces),
+github.com/alibaba-edu/qwen-bailian-usagetraces-anon."""
+
+
 def main(words: Sequence[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
-        print("usage: vllm lab COMMAND ...\n\ncommands:")
-        for name, what in COMMANDS.items():
-            print(f"  {name:<10}  {what}")
-        print("\nReal traces: github.com/kvcache-ai/Mooncake (FAST25-release/traces),")
-        print("github.com/alibaba-edu/qwen-bailian-usagetraces-anon.")
-        return 0 if words else 2
-    return dispatch("vllm lab", COMMANDS, words, prefix="lab_")
+    return dispatch("vllm lab", COMMANDS, words, prefix="lab_", note=TRACES)

@@ -7,14 +7,13 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from vllm.entrypoints.cli.command import positive, run
 from vllm.entrypoints.cli.lab_io import (
     add_trace,
     lab_parser,
     policies,
-    positive,
     progress,
     read_trace,
-    run,
     share,
     table,
 )

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm.entrypoints.cli.command import run
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
     add_trace,
     lab_parser,
     progress,
     reuse_of_source,
-    run,
     show,
     table,
 )

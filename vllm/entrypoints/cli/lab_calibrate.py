@@ -12,7 +12,8 @@ from typing import Any
 
 from vllm.config import EngineArgs
 from vllm.config.flags import add_flags
-from vllm.entrypoints.cli.lab_io import lab_parser, numbers, positive, progress, run, show
+from vllm.entrypoints.cli.command import positive, run
+from vllm.entrypoints.cli.lab_io import lab_parser, numbers, progress, show
 
 SET_HERE = tuple(f for f in EngineArgs.__dataclass_fields__ if f.startswith("simulator"))
 

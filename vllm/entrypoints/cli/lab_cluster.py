@@ -9,7 +9,8 @@ from typing import Any
 
 from vllm.config import EngineArgs
 from vllm.config.flags import add_flags
-from vllm.entrypoints.cli.lab_io import add_trace, lab_parser, positive, read_trace, run, show
+from vllm.entrypoints.cli.command import positive, run
+from vllm.entrypoints.cli.lab_io import add_trace, bar_of, lab_parser, read_trace, show
 
 SET_HERE = ("simulator_clock", "simulator_trace", "prefix_metrics", "seed", "tokenizer")
 
@@ -58,8 +59,6 @@ def main(words: Sequence[str]) -> int:
 
 
 def _cluster(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from vllm.simulator.cluster import Cluster
     from vllm.simulator.prompts import keys_of
     from vllm.simulator.run import Ask
@@ -95,14 +94,13 @@ def _cluster(args: argparse.Namespace) -> None:
     if not asks:
         raise ValueError(f"{args.trace} has no request that fits")
     rows = []
-    hidden = args.no_progress or not sys.stderr.isatty()
     for blocks in (None, args.store_blocks) if args.store_blocks else (None,):
         for routing in args.routing:
             store = SharedStore(blocks, args.store_bandwidth) if blocks else None
             cluster = Cluster(
                 config, args.replicas, routing, store, hashed_tokens=args.hashed_tokens
             )
-            with tqdm(total=len(asks), desc=routing, disable=hidden, leave=False) as bar:
+            with bar_of(args, routing, total=len(asks)) as bar:
                 rows.append(cluster.run(asks, progress=bar.update).row())
     title = f"{trace.name}: {len(asks)} requests, {args.replicas} replicas; TTFT in seconds"
     show(args, rows if args.json else [_narrow(row) for row in rows], title)

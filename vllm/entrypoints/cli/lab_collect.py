@@ -8,7 +8,8 @@ from pathlib import Path
 
 from vllm.config import EngineArgs
 from vllm.config.flags import add_flags
-from vllm.entrypoints.cli.lab_io import lab_parser, numbers, progress, run, show
+from vllm.entrypoints.cli.command import run
+from vllm.entrypoints.cli.lab_io import lab_parser, numbers, progress, show
 
 SET_HERE = ("block_size", "prefix_metrics", "simulator_clock", "simulator_trace")
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vllm.entrypoints.cli.lab_io import add_trace, lab_parser, positive, read_trace, run
+from vllm.entrypoints.cli.command import positive, run
+from vllm.entrypoints.cli.lab_io import add_trace, lab_parser, read_trace
 
 FORMATS = ("lab", "mooncake", "oracle-general")
 

@@ -6,15 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vllm.entrypoints.cli.command import positive, run
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
     add_trace,
     lab_parser,
     numbers,
-    positive,
     progress,
     read_trace,
-    run,
     show,
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm.config.flags import FlexibleArgumentParser
+from vllm.entrypoints.cli.command import positive
 
 T = TypeVar("T")
 SEMANTICS = ("flat", "prefix", "engine")
@@ -56,8 +57,6 @@ def add_semantics(parser: argparse.ArgumentParser) -> None:
 
 def read_trace(args: argparse.Namespace, path: str) -> Any:
     """The `prefixlab.Trace`, with its bad lines told on stderr. Raises ValueError and OSError."""
-    from tqdm import tqdm
-
     from vllm.prefixlab.formats import Options, read
 
     encode: Callable[[str], list[int]] | None = None
@@ -67,12 +66,9 @@ def read_trace(args: argparse.Namespace, path: str) -> Any:
         encode = Tokenizer(Path(args.tokenizer)).encode
     fit = read(args.fit) if args.fit else None
     options = Options(args.block_size, encode, fit, args.seed)
-    with tqdm(desc=f"reading {path}", unit="B", unit_scale=True, **_quiet(args)) as bar:
+    with bar_of(args, f"reading {path}", unit="B", unit_scale=True) as bar:
         trace = read(path, args.format, options, None if bar.disable else bar.update)
-    for bad in trace.bad:
-        print(f"{path}:{bad.line}: {bad.why}", file=sys.stderr)
-    if trace.bad_count:
-        print(f"{path}: {trace.bad_count} bad lines left out", file=sys.stderr)
+    _tell_bad(path, ((path, bad) for bad in trace.bad), trace.bad_count)
     return trace
 
 
@@ -86,29 +82,16 @@ def reuse_of_source(args: argparse.Namespace, path: str) -> tuple[str, Any]:
     if prefix is None:
         return args.semantics, reuse_of(view(read_trace(args, path), args.semantics))
     reuse, faults = reuse_of_files(prefix)
-    for file, bad in faults[:MAX_TOLD]:
-        print(f"{file}:{bad.line}: {bad.why}", file=sys.stderr)
-    if faults:
-        print(f"{prefix}: {len(faults)} bad lines left out", file=sys.stderr)
+    _tell_bad(prefix, faults[:MAX_TOLD], len(faults))
     return "measured", reuse
 
 
-def run(
-    parser: FlexibleArgumentParser, words: Sequence[str], work: Callable[[argparse.Namespace], None]
-) -> int:
-    """Parse and work; what cannot work is one line and exit code 2."""
-    args = parser.parse_args(list(words))
-    try:
-        work(args)
-    except ModuleNotFoundError as error:
-        if error.name not in ("numba", "matplotlib"):
-            raise
-        parser.error(f"needs {error.name}: pip install 'vllm[lab]'")
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    return 0
+def _tell_bad(source: object, told: Iterable[tuple[object, Any]], count: int) -> None:
+    """The first bad lines of a source, each with its file, and how many there are."""
+    for file, bad in told:
+        print(f"{file}:{bad.line}: {bad.why}", file=sys.stderr)
+    if count:
+        print(f"{source}: {count} bad lines left out", file=sys.stderr)
 
 
 def show(
@@ -149,21 +132,15 @@ def table(rows: Sequence[dict[str, Any]], title: str, note: str = "") -> None:
 
 
 def progress(args: argparse.Namespace, items: Sequence[T], what: str) -> Iterable[T]:
-    """A bar on stderr; none where nobody would see it."""
+    return bar_of(args, what, iterable=items)
+
+
+def bar_of(args: argparse.Namespace, what: str, **options: Any) -> Any:
+    """A tqdm bar on stderr; none where nobody would see it."""
     from tqdm import tqdm
 
-    return tqdm(items, desc=what, **_quiet(args))
-
-
-def _quiet(args: argparse.Namespace) -> dict[str, bool]:
-    return {"disable": args.no_progress or not sys.stderr.isatty(), "leave": False}
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, is {number}")
-    return number
+    hidden = args.no_progress or not sys.stderr.isatty()
+    return tqdm(desc=what, disable=hidden, leave=False, **options)
 
 
 def share(text: str) -> float:

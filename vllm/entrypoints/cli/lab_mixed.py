@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vllm.entrypoints.cli.command import run
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
     add_trace,
@@ -16,7 +17,6 @@ from vllm.entrypoints.cli.lab_io import (
     policies,
     progress,
     read_trace,
-    run,
     show,
 )
 

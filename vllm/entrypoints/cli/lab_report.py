@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vllm.entrypoints.cli.command import run
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
     add_trace,
+    bar_of,
     lab_parser,
     numbers,
     policies,
     read_trace,
-    run,
 )
 
 
@@ -33,8 +33,6 @@ def main(words: Sequence[str]) -> int:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
     from vllm.prefixlab.geometry import geometry
     from vllm.prefixlab.replay import known
     from vllm.prefixlab.report import Asked, page
@@ -42,7 +40,7 @@ def _report(args: argparse.Namespace) -> None:
     known(args.policy)
     asked = Asked(args.semantics, args.policy, geometry(args.model), args.capacity)
     trace = read_trace(args, args.trace)
-    with tqdm(desc="report", disable=args.no_progress or not sys.stderr.isatty()) as bar:
+    with bar_of(args, "report") as bar:
 
         def step(what: str) -> None:
             bar.set_postfix_str(what)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from vllm.entrypoints.cli.command import run
 from vllm.entrypoints.cli.lab_io import (
     add_semantics,
     add_trace,
@@ -14,7 +15,6 @@ from vllm.entrypoints.cli.lab_io import (
     policies,
     progress,
     read_trace,
-    run,
     show,
 )
 

@@ -20,37 +20,36 @@ COMMANDS = {
 }
 
 
-def usage() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, what in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: vllm [-h] [-v] COMMAND ...",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "vllm COMMAND --help tells more.",
-        ]
-    )
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
     words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help"):
-        print(usage())
-        return 0 if words else 2
-    if words[0] in ("-v", "--version"):
+    if words and words[0] in ("-v", "--version"):
         from vllm.version import __version__
 
         print(__version__)
         return 0
-    return dispatch("vllm", COMMANDS, words)
+    return dispatch("vllm", COMMANDS, words, note=" vllm -v: the version.")
 
 
-def dispatch(program: str, commands: dict[str, str], words: Sequence[str], prefix: str = "") -> int:
-    """Run the subcommand that the first word names; an error is one line and exit code 2."""
+def dispatch(
+    program: str,
+    commands: dict[str, str],
+    words: Sequence[str],
+    *,
+    prefix: str = "",
+    note: str = "",
+) -> int:
+    """Run the subcommand that the first word names; an error is one line and exit code 2.
+
+    prefix: of the files' names. note: stands below the list of commands.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        width = max(map(len, commands))
+        print(f"usage: {program} COMMAND ...\n\ncommands:")
+        for name, what in commands.items():
+            print(f"  {name:<{width}}  {what}")
+        print(f"\n{program} COMMAND --help tells more.{note}")
+        return 0 if words else 2
     name = words[0]
     if name not in commands:
         print(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from vllm.config.flags import FlexibleArgumentParser
+from vllm.entrypoints.cli.command import one_line
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -70,6 +71,6 @@ def guarded(prog: str, work: Callable[[], None]) -> int:
     try:
         work()
     except OpenAIError as error:
-        print(f"{prog}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{prog}: error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0

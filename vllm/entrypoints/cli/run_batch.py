@@ -16,14 +16,15 @@ from typing import BinaryIO
 
 from vllm.config import AsyncEngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
-from vllm.entrypoints.cli.bench_data import positive
+from vllm.entrypoints.cli.command import positive, run
 from vllm.entrypoints.server_args import ServerArgs
 
 PROG = "vllm run-batch"
 # Of the server's arguments those that change answers, and where metrics are shown.
 TAKEN = """
     host port served_model_name response_role enable_auto_tool_choice tool_call_parser
-    reasoning_parser return_tokens_as_token_ids enable_log_requests max_log_len
+    reasoning_parser return_tokens_as_token_ids enable_per_request_metrics enable_log_requests
+    enable_log_outputs max_log_len
 """.split()
 
 
@@ -42,18 +43,17 @@ def make_parser() -> FlexibleArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     """Returns 0 when all were answered, if only by a refusal; 1 when the engine failed."""
+    return run(make_parser(), words, _answer)
+
+
+def _answer(args: argparse.Namespace) -> int:
     from vllm.entrypoints.logs import configure_logging
     from vllm.entrypoints.openai import batch
 
-    parser = make_parser()
-    args = parser.parse_args(list(words))
     configure_logging()
-    try:
-        args.count = batch.check(Path(args.input_file))
-        with _output(args.output_file, args.output_tmp_dir) as file:
-            return asyncio.run(_run(args, file))
-    except (ValueError, OSError) as error:
-        parser.error(" ".join(str(error).split()))
+    args.count = batch.check(Path(args.input_file))
+    with _output(args.output_file, args.output_tmp_dir) as file:
+        return asyncio.run(_run(args, file))
 
 
 async def _run(args: argparse.Namespace, file: BinaryIO) -> int:

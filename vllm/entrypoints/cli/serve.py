@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from vllm.config import AsyncEngineArgs
 from vllm.config.flags import FlexibleArgumentParser, add_flags
 from vllm.engine.capacity import capacity
+from vllm.entrypoints.cli.command import one_line
 from vllm.entrypoints.server_args import ServerArgs
 
 
@@ -46,7 +47,7 @@ def main(words: Sequence[str], prog: str = "vllm serve") -> int:
         config = engine_args.create_engine_config(serving=True)
         capacity(config)
     except (ValueError, OSError) as error:
-        parser.error(_one_line(error))
+        parser.error(one_line(error))
 
     from vllm.entrypoints.logs import configure_logging
     from vllm.entrypoints.openai.api_server import run
@@ -55,7 +56,7 @@ def main(words: Sequence[str], prog: str = "vllm serve") -> int:
     try:
         return run(engine_args, args, config)
     except (ValueError, OSError) as error:
-        parser.error(_one_line(error))
+        parser.error(one_line(error))
 
 
 def _help(parser: argparse.ArgumentParser, wanted: str) -> int:
@@ -75,7 +76,3 @@ def _help(parser: argparse.ArgumentParser, wanted: str) -> int:
     formatter.end_section()
     print(formatter.format_help())
     return 0
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

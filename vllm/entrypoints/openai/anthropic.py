@@ -7,22 +7,21 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
-from vllm.entrypoints.openai.body import HintedRoute
+from vllm.entrypoints.openai.body import HintedRoute, json_response
 from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ClientGone, describe
 from vllm.entrypoints.openai.fanout import gather
-from vllm.entrypoints.openai.sse import EventStream
+from vllm.entrypoints.openai.sse import EventStream, named_event
 from vllm.entrypoints.openai.state import request_id, server_of
-from vllm.entrypoints.openai.turn import ChatBody, Turn
+from vllm.entrypoints.openai.turn import ChatBody, Turn, chat_body
 from vllm.outputs import CompletionOutput
 
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error"}
@@ -37,7 +36,7 @@ def _envelope(error: BaseException) -> tuple[int, dict[str, Any]]:
 
 def _refusal(error: BaseException) -> Response:
     status, body = _envelope(error)
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
+    return json_response(body, status)
 
 
 class _Route(HintedRoute):
@@ -114,12 +113,7 @@ class CountBody(BaseModel):
                 if choice.type == "tool":
                     named = {"type": "function", "function": {"name": choice.name}}
                     fields["tool_choice"] = named
-        try:
-            return ChatBody(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise VLLMValidationError(f"{where}: {first['msg']}", parameter=where) from error
+        return chat_body(fields)
 
     def _messages(self) -> list[dict[str, Any]]:
         messages: list[dict[str, Any]] = []
@@ -239,23 +233,19 @@ async def create_message(body: MessagesBody, request: Request) -> Response:
     message["usage"] = _usage(
         len(turn.job.prompt_token_ids), len(output.token_ids), result.num_cached_tokens or 0
     ) | usage_field(output)
-    return Response(msgspec.json.encode(message), media_type="application/json")
+    return json_response(message)
 
 
 class _Stream(EventStream):
     @staticmethod
     def failure(error: BaseException) -> bytes:
-        return _event("error", _envelope(error)[1])
+        return named_event("error", _envelope(error)[1])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         except Exception as error:  # before the stream began
             await _refusal(error)(scope, receive, send)
-
-
-def _event(kind: str, value: dict[str, Any]) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(value))
 
 
 def _opening(id: str, model: str, content: list[dict[str, Any]]) -> dict[str, Any]:
@@ -314,22 +304,17 @@ def _whole(block: Block) -> dict[str, Any]:
 def _told(change: Change) -> bytes:
     what, block, text = change
     if what == "begin":
-        return _event(
-            "content_block_start",
-            {"type": "content_block_start", "index": block.index, "content_block": _empty(block)},
-        )
+        started = {"index": block.index, "content_block": _empty(block)}
+        return named_event("content_block_start", started)
     if what == "end":
-        return _event("content_block_stop", {"type": "content_block_stop", "index": block.index})
+        return named_event("content_block_stop", {"index": block.index})
     kind, field = {
         "reasoning": ("thinking_delta", "thinking"),
         "text": ("text_delta", "text"),
         "call": ("input_json_delta", "partial_json"),
     }[block.kind]
     delta = {"type": kind, field: text}
-    return _event(
-        "content_block_delta",
-        {"type": "content_block_delta", "index": block.index, "delta": delta},
-    )
+    return named_event("content_block_delta", {"index": block.index, "delta": delta})
 
 
 async def _events(turn: Turn, id: str, model: str) -> AsyncGenerator[bytes, None]:
@@ -343,7 +328,7 @@ async def _events(turn: Turn, id: str, model: str) -> AsyncGenerator[bytes, None
             if not begun:
                 begun = True
                 message = _opening(id, model, []) | {"usage": _usage(prompt, 0, cached)}
-                yield _event("message_start", {"type": "message_start", "message": message})
+                yield named_event("message_start", {"message": message})
             for change in blocks.feed(speech.feed(output.text)):
                 yield _told(change)
             if output.finish_reason is None:
@@ -351,12 +336,9 @@ async def _events(turn: Turn, id: str, model: str) -> AsyncGenerator[bytes, None
             for change in blocks.feed(speech.end()) + blocks.end():
                 yield _told(change)
             reason = speech.finish_reason(output.finish_reason)
-            yield _event(
-                "message_delta",
-                {
-                    "type": "message_delta",
-                    "delta": _ending(output, reason, called=speech.called),
-                    "usage": _usage(prompt, generated, cached) | usage_field(output),
-                },
-            )
-    yield _event("message_stop", {"type": "message_stop"})
+            ended = {
+                "delta": _ending(output, reason, called=speech.called),
+                "usage": _usage(prompt, generated, cached) | usage_field(output),
+            }
+            yield named_event("message_delta", ended)
+    yield named_event("message_stop", {})

@@ -1,4 +1,4 @@
-"""Reading JSON bodies."""
+"""JSON bodies, read and written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from starlette.responses import Response
 
 # For clients that cannot add fields to their bodies; a field that is there wins.
 HEADERS = {"x-workload": "workload", "x-prefix-mode": "prefix_mode", "x-session-id": "session_id"}
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
 class _JsonRequest(Request):

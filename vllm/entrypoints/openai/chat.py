@@ -13,13 +13,14 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from vllm.entrypoints.openai.beams import outputs
-from vllm.entrypoints.openai.body import HintedRoute
+from vllm.entrypoints.openai.body import HintedRoute, json_response
 from vllm.entrypoints.openai.compression import told
 from vllm.entrypoints.openai.fanout import gather
 from vllm.entrypoints.openai.logprobs import ChatLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.speech import Said, Speech, ToolCallDelta, merged
 from vllm.entrypoints.openai.sse import EventStream, event
 from vllm.entrypoints.openai.state import Job, Server, request_id, server_of
+from vllm.entrypoints.openai.timing import Timing, timing
 from vllm.entrypoints.openai.turn import ChatBody, Turn
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -51,6 +52,7 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[Choice]
     usage: Usage
+    metrics: Timing | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_logprobs: list[Any] | UnsetType = UNSET
 
@@ -79,6 +81,7 @@ class Chunk(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | UnsetType = UNSET
+    metrics: Timing | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
@@ -93,7 +96,7 @@ async def create_chat_completion(body: ChatBody, request: Request) -> Response:
         return EventStream(_events(turn, chunk), server.running)
     [result] = await server.attend(request, gather([outputs(server, body, turn.job)]))
     answer = _answer(turn, result, id, model)
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    return json_response(answer)
 
 
 class _Voice:
@@ -104,14 +107,6 @@ class _Voice:
         self.role = server.args.response_role if body.add_generation_prompt else last.role
         repeats = body.echo and last.role == self.role
         self.echo: str = last.plain("messages")["content"] if repeats else ""
-
-
-def _logprob_writer(server: Server, body: ChatBody) -> LogprobWriter:
-    as_ids = body.return_tokens_as_token_ids
-    return LogprobWriter(
-        server.engine.tokenizer,
-        server.args.return_tokens_as_token_ids if as_ids is None else as_ids,
-    )
 
 
 def _choice(
@@ -138,7 +133,7 @@ def _choice(
 
 def _answer(turn: Turn, result: RequestOutput, id: str, model: str) -> ChatCompletion:
     server, body, job = turn.server, turn.body, turn.job
-    voice, writer = _Voice(server, body), _logprob_writer(server, body)
+    voice, writer = _Voice(server, body), LogprobWriter.of(server, body)
     choices = [
         _choice(body, voice, writer, turn.speech(), output)
         for output in sorted(result.outputs, key=lambda o: o.index)
@@ -154,6 +149,7 @@ def _answer(turn: Turn, result: RequestOutput, id: str, model: str) -> ChatCompl
             [result],
             told(result.outputs),
         ),
+        metrics=timing(server, [result]),
     )
     if body.return_token_ids:
         answer.prompt_token_ids = job.prompt_token_ids
@@ -183,7 +179,7 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
     """Per choice: the role, the pieces of content, and with the last piece why it ended."""
     server, body, job = turn.server, turn.body, turn.job
     wish = UsageWish(body, server.args.enable_force_include_usage)
-    writer = _logprob_writer(server, body)
+    writer = LogprobWriter.of(server, body)
     prompt, generated = len(job.prompt_token_ids), [0] * body.count
     latest: RequestOutput | None = None
     speeches = [turn.speech() for _ in range(body.count)]
@@ -222,6 +218,7 @@ async def _events(turn: Turn, chunk: Chunk) -> AsyncGenerator[bytes, None]:
     if wish.at_end:
         chunk.choices = []
         chunk.usage = usage(prompt, sum(generated), [latest], told(ended))
+        chunk.metrics = timing(server, [latest]) if body.count == 1 else UNSET
         yield event(chunk)
 
 

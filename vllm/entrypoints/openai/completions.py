@@ -15,13 +15,14 @@ from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
 from vllm.entrypoints.openai.beams import check_beams, outputs
-from vllm.entrypoints.openai.body import HintedRoute
+from vllm.entrypoints.openai.body import HintedRoute, json_response
 from vllm.entrypoints.openai.compression import check_compression, told
 from vllm.entrypoints.openai.fanout import gather, merge
 from vllm.entrypoints.openai.logprobs import CompletionLogprobs, LogprobWriter, prompt_positions
 from vllm.entrypoints.openai.protocol import MAX_PROMPTS, GenerationBody, TokenId
 from vllm.entrypoints.openai.sse import EventStream, event
 from vllm.entrypoints.openai.state import Job, Server, engine_id, request_id, server_of
+from vllm.entrypoints.openai.timing import Timing, timing
 from vllm.entrypoints.openai.usage import Usage, UsageWish, usage
 from vllm.logprobs import PositionLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -79,6 +80,7 @@ class Completion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[Choice]
     usage: Usage | UnsetType = UNSET
+    metrics: Timing | UnsetType = UNSET
 
 
 @router.post("/v1/completions")
@@ -96,7 +98,7 @@ async def create_completion(body: CompletionBody, request: Request) -> Response:
         return EventStream(_events(server, body, jobs, answer), server.running)
     done = await server.attend(request, gather([outputs(server, body, job) for job in jobs]))
     _fill(answer, server, body, jobs, done)
-    return Response(msgspec.json.encode(answer), media_type="application/json")
+    return json_response(answer)
 
 
 async def _job(
@@ -138,11 +140,8 @@ class _ChoiceWriter:
 
     def __init__(self, server: Server, body: CompletionBody, job: Job, index: int) -> None:
         self._body, self._job, self._index = body, job, index
-        as_ids = body.return_tokens_as_token_ids
         self._tokenizer = server.engine.tokenizer
-        self._logprobs = LogprobWriter(
-            self._tokenizer, server.args.return_tokens_as_token_ids if as_ids is None else as_ids
-        )
+        self._logprobs = LogprobWriter.of(server, body)
         self._begun = False
         self.generated = 0
 
@@ -194,6 +193,7 @@ def _fill(
             answer.choices.append(writer.write(result, output))
             completion += writer.generated
     answer.usage = usage(prompt, completion, done, told(o for r in done for o in r.outputs))
+    answer.metrics = timing(server, done)
 
 
 async def _events(
@@ -225,4 +225,5 @@ async def _events(
         answer.choices = []
         prompt = sum(len(job.prompt_token_ids) for job in jobs)
         answer.usage = usage(prompt, sum(w.generated for w in writers), latest, told(ended))
+        answer.metrics = timing(server, latest) if body.count == 1 else UNSET
         yield event(answer)

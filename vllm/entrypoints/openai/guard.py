@@ -21,16 +21,24 @@ MAX_HEADERS, MAX_HEADER_BYTES = 100, 32 << 10
 OPEN_PATHS = frozenset({"/health", "/ping", "/version"})
 
 
-class Limits:
-    """Refuses bodies and headers that are too large, before they are held in memory."""
+class _Guard:
+    """Passes on whatever is no HTTP request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+        answer = self.answer if scope["type"] == "http" else self.app
+        await answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class Limits(_Guard):
+    """Refuses bodies and headers that are too large, before they are held in memory."""
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope["headers"]
         if (
             len(headers) > MAX_HEADERS
@@ -68,41 +76,30 @@ class Keys:
         self._digests = [digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or get_route_path(scope) in OPEN_PATHS:
+        open_to_all = scope["type"] == "lifespan" or get_route_path(scope) in OPEN_PATHS
+        if open_to_all or knows(scope, self._digests):
             await self.app(scope, receive, send)
-            return
-        if knows(scope, self._digests):
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return  # a websocket that is not accepted is closed by the server
-        await unauthorized()(scope, receive, send)
+        elif scope["type"] == "http":
+            await unauthorized()(scope, receive, send)
+        # A websocket that is not accepted is closed by the server.
 
 
-class Traces:
+class Traces(_Guard):
     """Has the request's spans belong to the client's, if it named one."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer) -> None:
-        self.app, self._tracer = app, tracer
+        super().__init__(app)
+        self._tracer = tracer
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._tracer.within(Headers(scope=scope)):
             await self.app(scope, receive, send)
 
 
-class RequestIds:
+class RequestIds(_Guard):
     """Gives each response the id of its request."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = Headers(scope=scope).get("x-request-id", "")
         scope["vllm.request_id"] = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 

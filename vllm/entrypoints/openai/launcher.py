@@ -48,6 +48,18 @@ class Signals:
                 loop.remove_signal_handler(number)
 
 
+class _Silence(logging.Filter):
+    """Keeps requests for some paths out of uvicorn's access log."""
+
+    def __init__(self, paths: list[str]) -> None:
+        super().__init__()
+        self._paths = frozenset(paths)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        _, _, path, *_ = record.args  # client, method, path and query, version, status
+        return str(path).partition("?")[0] not in self._paths
+
+
 class _Uvicorn(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -113,6 +125,9 @@ async def serve(
         ssl_cert_reqs=args.ssl_cert_reqs,
     )
     state: Server = app.state.server
+    silence = _Silence(args.silent_paths())
+    access = logging.getLogger("uvicorn.access")
+    access.addFilter(silence)
     server = _Uvicorn(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     death = asyncio.create_task(_death(engine))
@@ -139,6 +154,7 @@ async def serve(
     finally:
         for task in (death, asked, insisted):
             task.cancel()
+        access.removeFilter(silence)
     return 1 if engine.errored or not signals.asked.is_set() else 0
 
 

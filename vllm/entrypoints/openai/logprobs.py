@@ -8,6 +8,8 @@ import msgspec
 
 from vllm.engine.detokenizer import Detokenizer
 from vllm.engine.tokenizer import Tokenizer
+from vllm.entrypoints.openai.protocol import GenerationBody
+from vllm.entrypoints.openai.state import Server
 from vllm.logprobs import Logprob, PositionLogprobs, PromptLogprobs
 
 LOWEST = -9999.0  # JSON has no infinity
@@ -39,9 +41,15 @@ class ChatLogprobs(msgspec.Struct):
 class LogprobWriter:
     """Turns positions into either shape. One per stream of tokens: it counts text offsets."""
 
-    def __init__(self, tokenizer: Tokenizer | None, as_ids: bool, offset: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, as_ids: bool) -> None:
         self._tokenizer, self._as_ids = tokenizer, as_ids
-        self._offset = offset
+        self._offset = 0
+
+    @classmethod
+    def of(cls, server: Server, body: GenerationBody) -> LogprobWriter:
+        asked = body.return_tokens_as_token_ids
+        as_ids = server.args.return_tokens_as_token_ids if asked is None else asked
+        return cls(server.engine.tokenizer, as_ids)
 
     def completion(
         self,

@@ -13,6 +13,7 @@ from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS, hints
 from vllm.core.structured import StructuredOutputsParams
+from vllm.engine.input import checked_salt
 from vllm.entrypoints.openai.compression import FIELDS, CompressionFields
 from vllm.sampling_params import GREEDY_BELOW, RequestOutputKind, SamplingParams, structured
 
@@ -186,12 +187,7 @@ class GenerationBody(CompressionFields, Body):
                 "priority needs a server with --scheduling-policy priority", parameter="priority"
             )
         hints(self.hints())
-        salt = self.cache_salt
-        if salt is not None and (not 1 <= len(salt) <= 128 or set(salt) & set("@/\\\0")):
-            raise VLLMValidationError(
-                "cache_salt must have 1 to 128 characters, none of them @, /, \\ or NUL",
-                parameter="cache_salt",
-            )
+        checked_salt(self.cache_salt)
 
     def hints(self) -> dict[str, Any]:
         """What the cache may know of the request."""

@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
 from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
-from vllm.entrypoints.openai.body import HintedRoute
+from vllm.entrypoints.openai.body import HintedRoute, json_response
 from vllm.entrypoints.openai.compression import passed_on, usage_field
 from vllm.entrypoints.openai.errors import ApiError, describe
-from vllm.entrypoints.openai.sse import EventStream
+from vllm.entrypoints.openai.sse import EventStream, named_event
 from vllm.entrypoints.openai.state import request_id, server_of
-from vllm.entrypoints.openai.turn import ChatBody, Turn
+from vllm.entrypoints.openai.turn import ChatBody, Turn, chat_body
 
 router = APIRouter(route_class=HintedRoute)
 
@@ -118,12 +118,7 @@ class ResponsesBody(BaseModel):
             }
         elif form is not None:
             fields["response_format"] = {"type": form.type}
-        try:
-            return ChatBody(**fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]).replace("messages", "input")
-            raise VLLMValidationError(f"{where}: {first['msg']}", parameter=where) from error
+        return chat_body(fields, messages="input")
 
 
 def _tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
@@ -243,18 +238,18 @@ async def create_response(body: ResponsesBody, request: Request) -> Response:
     turn = await Turn.begin(server, body.chat(history), id)
     answer = _Answer(turn, _shell(body, id, model), history)
     if body.background:
-        return _json(_in_background(store, answer))
+        return json_response(_in_background(store, answer))
     if body.stream:
         return EventStream(_streamed(answer, store, body.store), server.running, done=b"")
     await server.attend(request, answer.run())
     if body.store:
         store.put(answer.stored())
-    return _json(answer.response)
+    return json_response(answer.response)
 
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(response_id: str, request: Request) -> Response:
-    return _json(_store_of(request).get(response_id).response)
+    return json_response(_store_of(request).get(response_id).response)
 
 
 @router.post("/v1/responses/{response_id}/cancel")
@@ -267,11 +262,7 @@ async def cancel_response(response_id: str, request: Request) -> Response:
     if stored.task is not None:
         stored.task.cancel()
         await asyncio.wait({stored.task})
-    return _json(stored.response)
-
-
-def _json(value: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
+    return json_response(stored.response)
 
 
 def _shell(body: ResponsesBody, id: str, model: str) -> dict[str, Any]:
@@ -425,8 +416,7 @@ async def _streamed(
     number = 0
     async with aclosing(answer.events()) as events:
         async for kind, told in events:
-            value = {"type": kind, "sequence_number": number} | told
-            yield b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(value))
+            yield named_event(kind, {"sequence_number": number} | told)
             number += 1
     if keep:
         store.put(answer.stored())

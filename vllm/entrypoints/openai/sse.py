@@ -24,6 +24,11 @@ def event(value: Any) -> bytes:
     return b"data: " + _encoder.encode(value) + b"\n\n"
 
 
+def named_event(kind: str, fields: dict[str, Any]) -> bytes:
+    """One whose type stands before its data, and in it."""
+    return b"event: %b\ndata: %b\n\n" % (kind.encode(), _encoder.encode({"type": kind} | fields))
+
+
 class Running:
     """The requests being answered: what a shutdown waits for and, in the end, cuts off."""
 

@@ -51,6 +51,14 @@ def _process_metrics() -> CollectorRegistry:
 
 
 @dataclass(slots=True)
+class Said:
+    """What one output has said, part by part."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Job:
     """One prompt on its way to the engine. `engine_id` is unique, whatever ids clients choose."""
 
@@ -61,6 +69,7 @@ class Job:
     priority: int = 0
     cache_salt: str | None = None
     hints: dict[str, Any] = field(default_factory=dict)  # `core.retention.HINT_FIELDS`
+    said: dict[int, Said] = field(default_factory=dict)  # by output, for the log
 
 
 @dataclass(slots=True)
@@ -156,7 +165,7 @@ class Server:
     async def outputs(self, job: Job) -> AsyncGenerator[RequestOutput, None]:
         """The engine's outputs for a job; leaving early aborts it."""
         if self.args.enable_log_requests:
-            self._log(job)
+            self._log_request(job)
         stream = self.engine.generate(
             {"prompt_token_ids": job.prompt_token_ids, **job.hints},
             job.params,
@@ -170,13 +179,15 @@ class Server:
             async for output in stream:
                 if any(o.finish_reason == "error" for o in output.outputs):
                     raise RuntimeError(f"the engine gave up on request {job.engine_id}")
+                if self.args.enable_log_outputs:
+                    self._log_outputs(job, output)
                 yield output
         finally:
             close = getattr(stream, "aclose", None)
             if close is not None:
                 await close()
 
-    def _log(self, job: Job) -> None:
+    def _log_request(self, job: Job) -> None:
         most = self.args.max_log_len
         text = job.text if job.text is None else job.text[:most]
         logger.info(
@@ -186,6 +197,23 @@ class Server:
             job.params,
             job.prompt_token_ids[:most],
         )
+
+    def _log_outputs(self, job: Job, result: RequestOutput) -> None:
+        """A line for each output that has ended; a stream's parts are put together for it."""
+        most = self.args.max_log_len
+        for output in result.outputs:
+            said = job.said.setdefault(output.index, Said())
+            said.texts.append(output.text)
+            said.token_ids += output.token_ids
+            if output.finished():
+                logger.info(
+                    "Generated response %s, output %d: text: %r, token_ids: %s, finish_reason: %s",
+                    job.engine_id,
+                    output.index,
+                    "".join(said.texts)[:most],
+                    said.token_ids[:most],
+                    output.finish_reason,
+                )
 
 
 def server_of(request: Request) -> Server:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from vllm.config import VllmConfig
 from vllm.core.errors import VLLMValidationError
@@ -80,6 +80,19 @@ class ChatBody(GenerationBody):
                     raise VLLMValidationError(
                         f"shared_prefix and {other} exclude each other", parameter="shared_prefix"
                     )
+
+
+def chat_body(fields: dict[str, Any], *, messages: str = "messages") -> ChatBody:
+    """The chat that another family's request comes to; `messages`: that family's name for them.
+
+    Raises VLLMValidationError, naming the field.
+    """
+    try:
+        return ChatBody(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]).replace("messages", messages)
+        raise VLLMValidationError(f"{where}: {first['msg']}", parameter=where) from error
 
 
 @dataclass(slots=True)

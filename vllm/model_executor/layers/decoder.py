@@ -150,7 +150,7 @@ class Decoder(Model):
         super().__init__(hf, ops, dtype)
         cfg = Settings(hf)
         shape = self.shape(cfg)
-        self.ops, self.eps = ops, shape.eps
+        self.eps = shape.eps
         self.register_buffer("cos_sin", shape.cos_sin, persistent=False)
         self.embedding = parameter(shape.vocab, shape.hidden, dtype=dtype)
         self.blocks = nn.ModuleList(
@@ -173,12 +173,6 @@ class Decoder(Model):
         for block, kv in zip(self.blocks, step.kv.unbind(1), strict=True):
             x = block(x, residual, kv, step, cos_sin)
         return self.ops.add_rms_norm(x, residual, self.norm, self.eps)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.ops.linear(hidden, self.head, None).float()
-
-    def tied(self) -> bool:
-        return self.head is self.embedding
 
     def targets(self) -> dict[str, Tensor]:
         found = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.norm}

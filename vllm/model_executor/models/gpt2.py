@@ -35,7 +35,6 @@ class GPT2(Model):
         scale = (hidden // heads) ** -0.5 if cfg.flag("scale_attn_weights", True) else 1.0
         by_depth = cfg.flag("scale_attn_by_inverse_layer_idx")
 
-        self.ops = ops
         self.embedding = parameter(vocab, hidden, dtype=dtype)
         self.positions = parameter(cfg.count("n_positions"), hidden, dtype=dtype)
         self.blocks = nn.ModuleList(
@@ -61,12 +60,6 @@ class GPT2(Model):
         for block, kv in zip(self.blocks, step.kv.unbind(1), strict=True):
             x = block(x, kv, step)
         return self.norm(x)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.ops.linear(hidden, self.head, None).float()
-
-    def tied(self) -> bool:
-        return self.head is self.embedding
 
     def rename(self, name: str) -> str:
         """OpenAI's own files lack the prefix."""

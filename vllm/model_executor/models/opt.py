@@ -36,7 +36,6 @@ class OPT(Model):
         norm_first = cfg.flag("do_layer_norm_before", True)
         bias = cfg.flag("enable_bias", True)
 
-        self.ops = ops
         self.embedding = parameter(vocab, width, dtype=dtype)
         rows = cfg.count("max_position_embeddings") + OFFSET
         self.positions = parameter(rows, hidden, dtype=dtype)
@@ -64,10 +63,7 @@ class OPT(Model):
     def logits(self, hidden: Tensor) -> Tensor:
         if self.project_out is not None:
             hidden = self.project_out(hidden)
-        return self.ops.linear(hidden, self.head, None).float()
-
-    def tied(self) -> bool:
-        return self.head is self.embedding
+        return super().logits(hidden)
 
     def rename(self, name: str) -> str:
         """Meta's own files lack the first part of the prefix."""
