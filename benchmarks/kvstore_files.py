@@ -58,7 +58,7 @@ def own(root: Path, chunks: int, sync: str) -> dict[str, float]:
             "update": update,
             "update_full": full,
             "query": query,
-            "direct": float(cache.attached),
+            "direct": float(cache.stat()["direct"]),
         }
 
 

@@ -185,6 +185,7 @@ kvs_stats ChunkStore::stats() {
   out.misses = misses_;
   out.evicted = evicted_;
   out.damaged = damaged_;
+  out.direct = direct_;
   return out;
 }
 

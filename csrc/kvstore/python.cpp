@@ -246,6 +246,7 @@ class Cache {
     out["misses"] = stats.misses;
     out["evicted"] = stats.evicted;
     out["damaged"] = stats.damaged;
+    out["direct"] = stats.direct;
     return out;
   }
 

@@ -28,7 +28,7 @@
 
 namespace kvstore::wire {
 
-constexpr uint32_t kMagic = 0x31534b56;           // "VKS1"
+constexpr uint32_t kMagic = 0x32534b56;           // "VKS2"
 constexpr uint64_t kMaxUnits = 1 << 20;           // of one call
 constexpr uint64_t kMaxPayload = kMaxUnits * 32;  // a unit is a key at most
 constexpr uint32_t kKeyUnit = 8;                  // a key as a unit of tokens

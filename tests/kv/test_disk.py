@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm.kv.lineage import Key
-from vllm.kv.tiers.disk import ASIDE, HEADER, HEADER_BYTES, DiskTier
+from vllm.kv.tiers.disk import ASIDE, HEADER, HEADER_BYTES, DiskTier, _write_all
 
 BYTES = 5000
 PRINT = bytes(range(32))
@@ -150,6 +150,20 @@ def test_something_else_in_place_of_the_file(tier, tmp_path, what):
         assert not path.is_symlink()
     assert elsewhere.exists()
     assert not [p for p in files(tier) if p.name.startswith(ASIDE)]
+
+
+def test_no_two_writers_share_a_file_aside(tier, monkeypatch):
+    """Nor do two containers that have one folder and the same process numbers."""
+    names = []
+
+    def record(descriptor: int, buffer: memoryview) -> None:
+        names.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        _write_all(descriptor, buffer)
+
+    monkeypatch.setattr("vllm.kv.tiers.disk._write_all", record)
+    for _ in range(2):
+        write(tier, 1)
+    assert len(set(names)) == 2 and read(tier, 1) == payload(1)
 
 
 def test_leftovers_of_a_crash_are_deleted(tier):

@@ -37,7 +37,8 @@ def test_what_was_stored_is_found(tmp_path: Path, with_array: bool) -> None:
     tokens = list(range(10))
     given, found = tensors(tokens), np.zeros((10, LAYERS, 2, 4), dtype=np.float32)
     form = (lambda a: a) if with_array else as_list
-    with cache(tmp_path) as store:
+    with cache(tmp_path, config={"direct": False}) as store:
+        assert store.attached and store.stat()["direct"] == 0
         assert store.update(tokens, form(given)) == 8  # the broken chunk stays out
         assert store.query(None, tokens, form(found)) == 8
     assert np.array_equal(found[:8], given[:8])
@@ -112,6 +113,7 @@ def test_closed(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(KVStoreError, match="closed"):
         store.query([1], tensors([1]))
+    assert not store.attached
     with pytest.raises(KVStoreError, match="closed"):
         store.remove(bytes(32))
 

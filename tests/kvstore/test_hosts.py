@@ -22,7 +22,7 @@ from vllm.kvstore import HostsConfig, KVCache, SharedMemoryCacheConfig
 from vllm.kvstore.hosts.directory import Directory
 from vllm.kvstore.hosts.peer import Peer
 from vllm.kvstore.hosts.ring import Ring
-from vllm.kvstore.hosts.talk import Line, PeerError, read_secret
+from vllm.kvstore.hosts.talk import HEAD, MAGIC, Line, PeerError, read_secret
 
 BLOCK = 4
 TOKENS = list(range(22))  # five whole blocks
@@ -240,8 +240,6 @@ def test_damage_on_the_way_is_not_stored(tmp_path: Path, redis: Redis, secret: P
 
             line.receive()
             header = b'{"count": 4}'
-            from vllm.kvstore.hosts.talk import HEAD, MAGIC
-
             sent(HEAD.pack(MAGIC, len(header), len(data), 12345) + header + data)
 
         threading.Thread(target=lie, daemon=True).start()

@@ -140,10 +140,10 @@ def test_another_user_is_turned_away(tmp_path: Path) -> None:
     "sent",
     [
         os.urandom(4096),
-        struct.pack("<IIIIQQQ", 0x31534B56, 1, 0, 0, 0, 0, 1 << 60),  # more payload than may be
-        struct.pack("<IIIIQQQ", 0x31534B56, 1, 0, 0, 0, 99, 8) + bytes(8),  # a match before a hello
-        struct.pack("<IIIIQQQ", 0x31534B56, 99, 0, 0, 0, 0, 0),
-        struct.pack("<IIIIQQQ", 0x31534B56, 0, 0, 0, 0, 0, 3) + bytes(3),
+        struct.pack("<IIIIQQQ", 0x32534B56, 1, 0, 0, 0, 0, 1 << 60),  # more payload than may be
+        struct.pack("<IIIIQQQ", 0x32534B56, 1, 0, 0, 0, 99, 8) + bytes(8),  # a match before a hello
+        struct.pack("<IIIIQQQ", 0x32534B56, 99, 0, 0, 0, 0, 0),
+        struct.pack("<IIIIQQQ", 0x32534B56, 0, 0, 0, 0, 0, 3) + bytes(3),
     ],
     ids=["noise", "length", "no hello", "verb", "short hello"],
 )
@@ -186,7 +186,7 @@ class Liar:
         with client, contextlib.suppress(OSError, struct.error):
             client.recv(40 + 48)
             arena = struct.pack("<QQQ", 4096, 4096 // TOKEN, TOKEN)
-            hello = struct.pack("<IIQQQQ", 0x31534B56, 0, 0, 0, 0, len(arena)) + arena
+            hello = struct.pack("<IIQQQQ", 0x32534B56, 0, 0, 0, 0, len(arena)) + arena
             client.sendmsg(
                 [hello],
                 [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.arena]))],
@@ -204,7 +204,7 @@ class Liar:
 
 
 def answer(count: int, payload: bytes, first: int = 0, ident: int = 1) -> bytes:
-    return struct.pack("<IIQQQQ", 0x31534B56, 0, ident, first, count, len(payload)) + payload
+    return struct.pack("<IIQQQQ", 0x32534B56, 0, ident, first, count, len(payload)) + payload
 
 
 @contextlib.contextmanager
@@ -225,7 +225,7 @@ def liar(path: Path, said: Any, **more: Any) -> Iterator[None]:
         (answer(9, struct.pack("<9I", *range(9))), 0),  # more than was asked for
         (answer(3, struct.pack("<I", 0)), 0),  # fewer slots than counted
         (answer(1, struct.pack("<I", 0), first=99), 1),  # a place that only a write has
-        (struct.pack("<IIQQQQ", 0x31534B56, 0, 1, 0, 1, 1 << 40), 0),
+        (struct.pack("<IIQQQQ", 0x32534B56, 0, 1, 0, 1, 1 << 40), 0),
         (b"\0" * 40, 0),
         (b"", 0),
     ],

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -156,7 +155,7 @@ class KVCache:
 
     @property
     def attached(self) -> bool:
-        """Whether the daemon is there (shared memory), or direct I/O is done (files)."""
+        """Whether the daemon is there; an open cache of files or objects always is."""
         there: bool = self._cache.attached()
         return there
 
@@ -176,12 +175,7 @@ class KVCache:
     def __enter__(self) -> KVCache:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def _tensors(self, tensors: Any) -> Any:

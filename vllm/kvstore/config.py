@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
@@ -38,6 +39,18 @@ class Layout:
 
     def arguments(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    def digest(self, kind: str) -> bytes:
+        """32 bytes that name all that shapes the bytes; `kind` says how tokens are cut.
+
+        Each field stands behind its length.
+        """
+        sha = hashlib.sha256()
+        numbers = (self.layers, self.tensor_bytes, self.rank, self.world_size)
+        for field in ("vllm-kvstore-1", kind, self.space, repr(numbers)):
+            encoded = field.encode()
+            sha.update(len(encoded).to_bytes(8, "little") + encoded)
+        return sha.digest()
 
 
 class CacheConfig(Protocol):

@@ -57,7 +57,7 @@ class ObjectCache:
 
     def __init__(self, values: Values, layout: Layout, chunk: int) -> None:
         self._values, self._layout, self._chunk = values, layout, chunk
-        self._space = _space(layout, chunk)
+        self._space = layout.digest(f"objects/{chunk}")
         self._payload = chunk * layout.layers * 2 * layout.tensor_bytes
         self._pool = ThreadPoolExecutor(layout.threads or THREADS, "kv-objects")
         self._lock = threading.Lock()
@@ -253,13 +253,3 @@ def _int32(tokens: Any) -> npt.NDArray[np.int32]:
     if array.min() < -(2**31) or array.max() >= 2**31:
         raise TypeError("a token is no 32-bit integer")
     return array.astype(np.int32)
-
-
-def _space(layout: Layout, chunk: int) -> bytes:
-    """The digest of all that shapes the bytes, each field behind its length."""
-    digest = hashlib.sha256()
-    numbers = (layout.layers, layout.tensor_bytes, layout.rank, layout.world_size)
-    for field in ("vllm-kvstore-1", f"objects/{chunk}", layout.space, repr(numbers)):
-        encoded = field.encode()
-        digest.update(len(encoded).to_bytes(8, "little") + encoded)
-    return digest.digest()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import importlib
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -118,10 +117,5 @@ class Match:
     def __enter__(self) -> Match:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.release()

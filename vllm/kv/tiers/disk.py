@@ -18,6 +18,7 @@ import contextlib
 import logging
 import mmap
 import os
+import secrets
 import struct
 import threading
 import time
@@ -56,7 +57,7 @@ class DiskTier:
 
     def _probe_direct(self) -> bool:
         """Whether direct I/O works here: try it on a file of our own."""
-        path = self._folder / f"{ASIDE}probe-{os.getpid()}"
+        path = self._folder / f"{ASIDE}{secrets.token_hex(16)}"
         try:
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_DIRECT, 0o600)
         except OSError:
@@ -128,8 +129,8 @@ class DiskTier:
         whole[HEADER_BYTES : HEADER_BYTES + self._bytes] = buffer
         header = self._header(key, whole[HEADER_BYTES : HEADER_BYTES + self._bytes])
         whole[: len(header)] = header
-        aside = path.parent / f"{ASIDE}{os.getpid()}-{threading.get_ident()}"
-        flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_TRUNC
+        aside = path.parent / f"{ASIDE}{secrets.token_hex(16)}"
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(aside, flags | (os.O_DIRECT if self.direct else 0), 0o600)

@@ -12,7 +12,6 @@ import hashlib
 import math
 import os
 import queue
-import struct
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from vllm.kvstore.config import Layout, positive
 from vllm.kvstore.hosts.directory import MAX_KEYS, Directory
 from vllm.kvstore.hosts.peer import host_file, spread
 from vllm.kvstore.hosts.talk import MAX_PAYLOAD, Line, PeerError, endpoint, read_secret
+from vllm.kvstore.native import library
 
 QUEUE = 64  # updates that wait to be copied; those beyond stay on this host alone
 ATTEMPTS = 4  # other hosts that one query asks
@@ -67,24 +67,11 @@ class HostsConfig:
 
 
 class Keys:
-    """Names of blocks: SHA-256 over the layout, then chained over blocks of tokens."""
+    """Names of blocks: SHA-256, from the layout's digest chained over blocks of tokens."""
 
     def __init__(self, layout: Layout, verify: bool, block: int) -> None:
         self._block = block
-        text = layout.space.encode()
-        numbers = (
-            layout.layers,
-            layout.tensor_bytes,
-            layout.rank,
-            layout.world_size,
-            verify,
-            block,
-        )
-        fields = [b"vllm-kvstore-hosts-1", text, struct.pack("<6Q", *numbers)]
-        sha = hashlib.sha256()
-        for field in fields:
-            sha.update(struct.pack("<Q", len(field)) + field)
-        self._root = sha.digest()
+        self._root = layout.digest(f"hosts/{block}/{'checked' if verify else 'trusted'}")
 
     def of(self, tokens: npt.NDArray[np.int32]) -> list[bytes]:
         """One of each whole block."""
@@ -339,8 +326,6 @@ class HostsCache:
         self, ident: str, address: str, path: npt.NDArray[np.int32], first: int
     ) -> bool | None:
         """Whether all behind `first` is there now; None: the host could not be asked."""
-        from vllm.kvstore.native import library
-
         most = max(1, MAX_PAYLOAD // 2 // self._token_bytes)
         while first < len(path):
             rest = path[first : first + most]

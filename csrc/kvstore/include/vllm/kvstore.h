@@ -84,6 +84,7 @@ typedef struct {
   uint64_t hits, misses;    // tokens asked for and found, or not; this client's or this daemon's
   uint64_t evicted;         // entries
   uint64_t damaged;         // files that did not verify
+  uint64_t direct;          // 1: a cache's files are read and written past the page cache
 } kvs_stats;
 
 // The text of this thread's last error; valid until its next call.
@@ -131,7 +132,7 @@ KVS_API int kvs_gc(kvs_cache* cache, double ttl, uint64_t* removed);
 // Forget everything of this space (shared memory) or under this root and space (files).
 KVS_API int kvs_clear(kvs_cache* cache);
 KVS_API int kvs_stat(kvs_cache* cache, kvs_stats* out);
-// Whether the daemon is connected now (shared memory), or the store does direct I/O (files).
+// Whether the daemon is connected now (shared memory); an open cache of files always is.
 KVS_API int kvs_attached(kvs_cache* cache);
 // End its threads and, with the last lease, its connection; later calls return KVS_CLOSED. What was
 // found in place stays good until it is released, or until kvs_free releases all.
