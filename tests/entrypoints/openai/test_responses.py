@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from vllm.entrypoints.openai import responses
+from vllm.entrypoints.openai import responses_store
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 
@@ -110,7 +110,7 @@ async def test_a_schema(ai: openai.AsyncOpenAI, engine: FakeEngine) -> None:
 async def test_kept_ones(
     ai: openai.AsyncOpenAI, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(responses, "MAX_STORED", 3)
+    monkeypatch.setattr(responses_store, "MAX_STORED", 3)
     made = [await ai.responses.create(model="demo", input="x", max_output_tokens=2) for _ in "1234"]
     assert made[0].status == "incomplete"
     assert made[0].incomplete_details.reason == "max_output_tokens"  # type: ignore[union-attr]

@@ -3,228 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from vllm.core.errors import VLLMValidationError
-from vllm.core.retention import HINT_FIELDS
 from vllm.entrypoints.openai.blocks import Block, Blocks, Change
 from vllm.entrypoints.openai.body import HintedRoute, json_response
-from vllm.entrypoints.openai.compression import passed_on, usage_field
+from vllm.entrypoints.openai.compression import usage_field
 from vllm.entrypoints.openai.errors import ApiError, describe
+from vllm.entrypoints.openai.responses_body import ResponsesBody, read_input
+from vllm.entrypoints.openai.responses_store import Store, Stored, store_of
 from vllm.entrypoints.openai.sse import EventStream, named_event
 from vllm.entrypoints.openai.state import request_id, server_of
-from vllm.entrypoints.openai.turn import ChatBody, Turn, chat_body
+from vllm.entrypoints.openai.turn import Turn
 
 router = APIRouter(route_class=HintedRoute)
 
-MAX_STORED = 1024
-MAX_STORED_BYTES = 64 << 20
 MAX_BACKGROUND = 256
-
-# What is not implemented, with the values that ask for nothing.
-_REFUSED: dict[str, tuple[Any, ...]] = {
-    "conversation": (),
-    "prompt": (),
-    "max_tool_calls": (),
-    "truncation": ("disabled",),
-}
-
-
-class Reasoning(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-
-class TextFormat(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-
-
-class TextOptions(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    format: TextFormat | None = None
-
-
-class ResponsesBody(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    model: str | None = None
-    input: str | list[dict[str, Any]]
-    instructions: str | None = None
-    max_output_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    stream: bool | None = False
-    store: bool | None = True
-    background: bool | None = False
-    previous_response_id: str | None = None
-    metadata: dict[str, str] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = True
-    text: TextOptions | None = None
-    reasoning: Reasoning | None = None
-    user: str | None = None
-
-    def chat(self, history: list[dict[str, Any]]) -> ChatBody:
-        """The turn as a chat completion. Raises VLLMValidationError."""
-        for name, neutral in _REFUSED.items():
-            value = (self.model_extra or {}).get(name)
-            if value and value not in neutral:
-                raise VLLMValidationError(f"{name} is not supported", parameter=name)
-        if self.background and not self.store:
-            raise VLLMValidationError("background needs store", parameter="background")
-        if self.background and self.stream:
-            raise VLLMValidationError(
-                "background responses cannot be streamed", parameter="background"
-            )
-        opening = []
-        if self.instructions:
-            opening = [{"role": "system", "content": self.instructions}]
-        fields: dict[str, Any] = {
-            "messages": opening + history,
-            "max_completion_tokens": self.max_output_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "stream": True,
-        } | passed_on(self.model_extra)
-        extra = self.model_extra or {}
-        fields |= {name: extra[name] for name in HINT_FIELDS if name in extra}
-        if self.tools:
-            fields["tools"] = [_tool(tool, i) for i, tool in enumerate(self.tools)]
-            fields["parallel_tool_calls"] = self.parallel_tool_calls
-            choice = self.tool_choice
-            if isinstance(choice, dict):
-                choice = {"type": "function", "function": {"name": choice.get("name")}}
-            fields["tool_choice"] = choice
-        form = self.text.format if self.text is not None else None
-        if form is not None and form.type == "json_schema":
-            fields["response_format"] = {
-                "type": "json_schema",
-                "json_schema": {"schema": form.json_schema},
-            }
-        elif form is not None:
-            fields["response_format"] = {"type": form.type}
-        return chat_body(fields, messages="input")
-
-
-def _tool(tool: dict[str, Any], i: int) -> dict[str, Any]:
-    if tool.get("type") != "function":
-        raise VLLMValidationError(
-            f"tools of type {str(tool.get('type'))[:64]!r} are not supported, only functions",
-            parameter=f"tools.{i}.type",
-        )
-    named = {k: tool[k] for k in ("name", "description", "parameters") if tool.get(k) is not None}
-    return {"type": "function", "function": named}
-
-
-def read_input(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The input's items as chat messages. Raises VLLMValidationError."""
-    if isinstance(given, str):
-        return [{"role": "user", "content": given}]
-    messages: list[dict[str, Any]] = []
-    for i, item in enumerate(given):
-        kind = item.get("type", "message")
-        if kind == "message":
-            content = item.get("content")
-            if isinstance(content, list):
-                content = [_part(part, f"input.{i}.content.{j}") for j, part in enumerate(content)]
-            messages.append({"role": item.get("role"), "content": content})
-        elif kind == "function_call":
-            function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
-            call = {"id": item.get("call_id"), "type": "function", "function": function}
-            last = messages[-1] if messages else {}
-            if last.get("role") == "assistant":
-                last.setdefault("tool_calls", []).append(call)
-            else:
-                messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        elif kind == "function_call_output":
-            output = item.get("output")
-            text = output if isinstance(output, str) else json.dumps(output)
-            messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
-        elif kind != "reasoning":  # what was thought is over
-            raise VLLMValidationError(
-                f"input of type {str(kind)[:64]!r} is not supported", parameter=f"input.{i}.type"
-            )
-    return messages
-
-
-def _part(part: Any, at: str) -> dict[str, Any]:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in ("input_text", "output_text", "text") or not isinstance(part.get("text"), str):
-        raise VLLMValidationError(
-            f"content of type {str(kind)[:64]!r} is not supported, only text",
-            parameter=f"{at}.type",
-        )
-    return {"type": "text", "text": part["text"]}
-
-
-@dataclass(slots=True)
-class Stored:
-    """A response and the conversation that it ended."""
-
-    response: dict[str, Any]
-    messages: list[dict[str, Any]]
-    size: int = 0
-    task: asyncio.Task[None] | None = None
-
-
-@dataclass(slots=True)
-class Store:
-    """The newest responses, within a count and a size; what is running stays."""
-
-    kept: OrderedDict[str, Stored] = field(default_factory=OrderedDict)
-    size: int = 0
-
-    def put(self, stored: Stored) -> None:
-        id = stored.response["id"]
-        self.size -= self.kept.pop(id).size if id in self.kept else 0
-        stored.size = len(msgspec.json.encode([stored.response, stored.messages]))
-        self.kept[id] = stored
-        self.size += stored.size
-        for old in list(self.kept):
-            if len(self.kept) <= MAX_STORED and self.size <= MAX_STORED_BYTES:
-                break
-            if self.kept[old].task is None:
-                self.size -= self.kept.pop(old).size
-
-    def get(self, id: str, field: str = "response_id") -> Stored:
-        """Raises the 404 for one that is not kept."""
-        if id not in self.kept:
-            raise ApiError(404, f"There is no response {id[:100]!r}.", param=field)
-        return self.kept[id]
-
-    @property
-    def running(self) -> int:
-        return sum(stored.task is not None for stored in self.kept.values())
-
-
-def _store_of(request: Request) -> Store:
-    state = request.app.state
-    if not hasattr(state, "responses"):
-        state.responses = Store()
-    store: Store = state.responses
-    return store
 
 
 @router.post("/v1/responses")
 async def create_response(body: ResponsesBody, request: Request) -> Response:
     server = server_of(request)
     model = server.check_model(body.model)
-    store = _store_of(request)
+    store = store_of(request)
     history: list[dict[str, Any]] = []
     if body.previous_response_id is not None:
         before = store.get(body.previous_response_id, "previous_response_id")
@@ -249,12 +56,12 @@ async def create_response(body: ResponsesBody, request: Request) -> Response:
 
 @router.get("/v1/responses/{response_id}")
 async def get_response(response_id: str, request: Request) -> Response:
-    return json_response(_store_of(request).get(response_id).response)
+    return json_response(store_of(request).get(response_id).response)
 
 
 @router.post("/v1/responses/{response_id}/cancel")
 async def cancel_response(response_id: str, request: Request) -> Response:
-    stored = _store_of(request).get(response_id)
+    stored = store_of(request).get(response_id)
     if not stored.response["background"]:
         raise VLLMValidationError(
             "only background responses can be cancelled", parameter="response_id"

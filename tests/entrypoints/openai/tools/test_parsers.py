@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm.entrypoints.openai import reasoning
 from vllm.entrypoints.openai.tools import PARSERS
 from vllm.entrypoints.openai.tools.forced import ForcedCalls
 from vllm.entrypoints.openai.tools.pieces import Arguments, Call, Content, Piece, ToolParser, cut
+from vllm.entrypoints.server_args import REASONING_PARSERS, TOOL_PARSERS
 
 A = Call("f"), Arguments('{"a": "}\\"]", "b": [1, {}]}')
 HERMES_F = '{"name": "f", "arguments": {"a": "}\\"]", "b": [1, {}]}}'
@@ -148,3 +150,8 @@ def test_long_texts_take_linear_time(name: str, text: str) -> None:
     begin = time.perf_counter()
     parse(new(name), parts)
     assert time.perf_counter() - begin < 3
+
+
+def test_the_flags_offer_what_there_is() -> None:
+    assert set(TOOL_PARSERS) == set(PARSERS)
+    assert set(REASONING_PARSERS) == set(reasoning.PARSERS)
