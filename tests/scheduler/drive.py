@@ -22,6 +22,10 @@ from .fake import FakeExecutor, oracle, told
 BASES = (list(range(50)), [6, 7] * 25)  # prompts begin like one of these
 
 
+def prompt(length: int, start: int = 0) -> list[int]:
+    return [start + i for i in range(length)]
+
+
 def some_prompt(rng: random.Random, most: int) -> list[int]:
     length = rng.randint(1, most)
     own = min(length, rng.choice([0, 0, 1, 2, 4]))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.config import VllmConfig
+from vllm.config import ModelConfig, VllmConfig
 from vllm.config.compression import refuse_wishes
 from vllm.core.compression import CompressionParams
 from vllm.core.errors import VLLMValidationError
@@ -31,10 +31,7 @@ class InputProcessor:
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._vocab = config.model.vocab_size
-        ends = list(config.model.eos_token_ids)
-        if tokenizer is not None and tokenizer.eos_token_id is not None:
-            ends.append(tokenizer.eos_token_id)
-        self._eos = [token for token in dict.fromkeys(ends) if 0 <= token < self._vocab]
+        self._eos = end_tokens(config.model, tokenizer)
 
     def make(
         self,
@@ -183,6 +180,14 @@ class InputProcessor:
                 if ids and max(ids) < self._vocab and ids not in found:
                     found.append(ids)
         return found
+
+
+def end_tokens(model: ModelConfig, tokenizer: Tokenizer | None) -> list[int]:
+    """The ids that end a text: the model's, and the tokenizer's if that is another."""
+    ends = list(model.eos_token_ids)
+    if tokenizer is not None and tokenizer.eos_token_id is not None:
+        ends.append(tokenizer.eos_token_id)
+    return [token for token in dict.fromkeys(ends) if 0 <= token < model.vocab_size]
 
 
 def _max_tokens(params: SamplingParams, room: int) -> int:

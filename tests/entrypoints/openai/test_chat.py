@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ..conftest import MakeEngine
-from .conftest import events
+from .conftest import Connect, events
 from .fake_engine import FakeEngine
 
 ASK = [{"role": "user", "content": "What is the code of amber-fox?"}]
@@ -65,7 +65,9 @@ async def test_who_writes_special_tokens(
     assert asked == [False, True, True, False, True, False, True]
 
 
-async def test_how_many_tokens_an_answer_may_have(connect: Any, make_engine: MakeEngine) -> None:
+async def test_how_many_tokens_an_answer_may_have(
+    connect: Connect, make_engine: MakeEngine
+) -> None:
     engine = make_engine(generation_config="vllm")
     client = connect(engine)
     engine.ends_after = 1
@@ -164,7 +166,7 @@ async def test_all_roles_are_taken(client: httpx.AsyncClient, engine: FakeEngine
 
 @pytest.mark.parametrize("role", ["developer", "tool"])
 async def test_a_role_that_the_template_refuses(
-    connect: Any, make_engine: MakeEngine, role: str
+    connect: Connect, make_engine: MakeEngine, role: str
 ) -> None:
     template = (
         "{% for message in messages %}{% if message['role'] != 'user' %}"
@@ -183,7 +185,7 @@ async def test_a_role_that_the_template_refuses(
 
 
 async def test_a_developer_is_the_system_where_a_template_knows_no_other(
-    connect: Any, make_engine: MakeEngine
+    connect: Connect, make_engine: MakeEngine
 ) -> None:
     template = (
         "{% for m in messages %}{% if m.role not in ['system', 'user'] %}"
@@ -201,14 +203,16 @@ async def test_a_developer_is_the_system_where_a_template_knows_no_other(
     assert "no tool" in answer.json()["error"]["message"]
 
 
-async def test_template_kwargs_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:
+async def test_template_kwargs_reach_the_template(
+    connect: Connect, make_engine: MakeEngine
+) -> None:
     template = "{{ messages[0]['content'] }}{% if brief %} 4821{% endif %}"
     engine = make_engine(chat_template=template)
     await chat(connect(engine), chat_template_kwargs={"brief": True})
     assert engine.prompt().endswith("4821")
 
 
-async def test_documents_reach_the_template(connect: Any, make_engine: MakeEngine) -> None:
+async def test_documents_reach_the_template(connect: Connect, make_engine: MakeEngine) -> None:
     engine = make_engine(chat_template="{{ documents[0].text }}{{ messages[0].content }}")
     body = {
         "messages": [{"role": "user", "content": " code"}],
@@ -230,6 +234,6 @@ async def test_token_ids_and_prompt_logprobs(client: httpx.AsyncClient, engine: 
     assert chunks[1]["choices"][0]["token_ids"] == engine.asked[0].ids[:1]
 
 
-async def test_the_response_role_can_be_set(connect: Any) -> None:
+async def test_the_response_role_can_be_set(connect: Connect) -> None:
     answer = await chat(connect(response_role="oracle"), max_tokens=1)
     assert answer["choices"][0]["message"]["role"] == "oracle"

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ..conftest import MakeEngine
-from .conftest import events
+from .conftest import Connect, events
 from .fake_engine import FakeEngine
 
 PROMPT = "The code of amber-fox is 4821."
@@ -102,7 +102,7 @@ async def test_sampling_fields_reach_the_engine(
 
 
 async def test_defaults_come_from_the_models_generation_config(
-    connect: Any, make_engine: MakeEngine
+    connect: Connect, make_engine: MakeEngine
 ) -> None:
     engine = make_engine(override_generation_config={"do_sample": True, "temperature": 0.7})
     await complete(connect(engine), prompt=PROMPT)
@@ -200,7 +200,7 @@ async def test_logprobs_are_parallel_lists(client: httpx.AsyncClient, stream: bo
     assert merged["top_logprobs"][1:] == [{" code": -0.5}, {"The": -0.5}, {" code": -0.5}]
 
 
-async def test_tokens_may_be_written_as_ids(client: httpx.AsyncClient, connect: Any) -> None:
+async def test_tokens_may_be_written_as_ids(client: httpx.AsyncClient, connect: Connect) -> None:
     body = {"prompt": [7], "max_tokens": 1, "logprobs": 0}
     answer = await complete(client, **body, return_tokens_as_token_ids=True)
     assert answer["choices"][0]["logprobs"]["tokens"] == ["token_id:7"]
@@ -229,7 +229,9 @@ async def test_a_stream_has_a_chunk_a_token_and_no_usage(client: httpx.AsyncClie
     assert all("usage" not in c for c in chunks)
 
 
-async def test_a_stream_ends_with_usage_when_asked(client: httpx.AsyncClient, connect: Any) -> None:
+async def test_a_stream_ends_with_usage_when_asked(
+    client: httpx.AsyncClient, connect: Connect
+) -> None:
     body = {"prompt": [7] * 5, "max_tokens": 2, "n": 2, "stream": True}
     chunks = await complete(client, **body, stream_options={"include_usage": True})
     assert all("usage" not in c for c in chunks[:-1])
@@ -258,7 +260,7 @@ async def test_a_request_that_is_refused_has_a_status_in_a_stream_too(
 
 
 async def test_a_server_without_a_tokenizer_takes_ids_only(
-    connect: Any, make_engine: MakeEngine
+    connect: Connect, make_engine: MakeEngine
 ) -> None:
     client = connect(make_engine(skip_tokenizer_init=True))
     answer = await complete(client, prompt=[7], max_tokens=2, return_token_ids=True, logprobs=0)

@@ -10,14 +10,16 @@ import pytest
 from vllm.entrypoints.openai.app import build_app
 from vllm.entrypoints.server_args import ServerArgs
 
-from .conftest import bearer
+from .conftest import Connect, bearer
 from .fake_engine import FakeEngine
 
 OPEN = {"/health", "/ping", "/version"}
 COMPLETE = {"prompt": "The code", "max_tokens": 1}
 
 
-async def test_every_route_but_the_open_ones_needs_a_key(connect: Any, engine: FakeEngine) -> None:
+async def test_every_route_but_the_open_ones_needs_a_key(
+    connect: Connect, engine: FakeEngine
+) -> None:
     app = build_app(engine, ServerArgs(api_key=["secret"]))
     paths = {getattr(route, "path", "") for route in app.routes} | set(app.openapi()["paths"])
     assert {"/docs", "/openapi.json", "/metrics", "/v1/models"} <= paths
@@ -33,11 +35,11 @@ async def test_every_route_but_the_open_ones_needs_a_key(connect: Any, engine: F
 
 
 @pytest.mark.parametrize("path", ["/v1/models/", "//v1/models", "/health/../v1/models", "/HEALTH"])
-async def test_other_spellings_are_closed(connect: Any, path: str) -> None:
+async def test_other_spellings_are_closed(connect: Connect, path: str) -> None:
     assert (await connect(api_key=["secret"]).get(path)).status_code == 401
 
 
-async def test_any_key_opens(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_any_key_opens(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "from-env")
     client = connect(api_key=["one", "two"])
     for key in ("one", "two", "from-env"):
@@ -124,7 +126,7 @@ async def test_a_bad_request_id_is_replaced(client: httpx.AsyncClient, given: st
     assert given == "" or given not in answer.json()["id"]
 
 
-async def test_responses_carry_the_id_when_asked(connect: Any) -> None:
+async def test_responses_carry_the_id_when_asked(connect: Connect) -> None:
     client = connect(enable_request_id_headers=True)
     answer = await client.post("/v1/completions", json=COMPLETE | {"request_id": "mine"})
     assert answer.headers["x-request-id"] == "mine"
@@ -134,7 +136,7 @@ async def test_responses_carry_the_id_when_asked(connect: Any) -> None:
     assert len(made.headers["x-request-id"]) == 32
 
 
-async def test_cors_is_off_unless_asked(client: httpx.AsyncClient, connect: Any) -> None:
+async def test_cors_is_off_unless_asked(client: httpx.AsyncClient, connect: Connect) -> None:
     asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
     assert (
         "access-control-allow-origin"
@@ -148,7 +150,7 @@ async def test_cors_is_off_unless_asked(client: httpx.AsyncClient, connect: Any)
     assert "access-control-allow-origin" not in other.headers
 
 
-async def test_docs_can_be_left_out(client: httpx.AsyncClient, connect: Any) -> None:
+async def test_docs_can_be_left_out(client: httpx.AsyncClient, connect: Connect) -> None:
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert (await client.get(path)).status_code == 200
         assert (await connect(disable_fastapi_docs=True).get(path)).status_code == 404

@@ -12,11 +12,11 @@ from vllm.entrypoints.server_args import ServerArgs
 from vllm.observe.metrics import Metrics
 from vllm.version import __version__
 
-from .conftest import events
+from .conftest import Connect, events
 from .fake_engine import FakeEngine
 
 
-async def test_models(client: httpx.AsyncClient, connect: Any, engine: FakeEngine) -> None:
+async def test_models(client: httpx.AsyncClient, connect: Connect, engine: FakeEngine) -> None:
     listed = (await client.get("/v1/models")).json()
     assert listed["object"] == "list"
     [card] = listed["data"]
@@ -46,7 +46,7 @@ async def test_version(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"version": __version__}
 
 
-async def test_metrics_show_engine_and_process(connect: Any) -> None:
+async def test_metrics_show_engine_and_process(connect: Connect) -> None:
     response = await connect(metrics=Metrics("demo")).get("/metrics")
     assert response.headers["content-type"].startswith("text/plain")
     assert 'vllm:num_requests_running{engine="0",model_name="demo"} 0.0' in response.text
@@ -104,7 +104,7 @@ async def test_bad_requests(
 
 
 async def test_a_line_for_each_request_when_asked(
-    connect: Any, caplog: pytest.LogCaptureFixture
+    connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = {"prompt": "The code of amber-fox", "max_tokens": 1, "request_id": "mine"}
     with caplog.at_level(logging.INFO, logger="vllm.entrypoints.openai"):
@@ -118,7 +118,7 @@ async def test_a_line_for_each_request_when_asked(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_line_for_each_output_when_asked(
-    connect: Any, caplog: pytest.LogCaptureFixture, stream: bool
+    connect: Connect, caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     body = {"prompt": "The code of amber-fox", "max_tokens": 3, "n": 2, "stream": stream}
     with caplog.at_level(logging.INFO, logger="vllm.entrypoints.openai"):
@@ -135,7 +135,7 @@ async def test_a_line_for_each_output_when_asked(
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-async def test_where_a_requests_time_went(connect: Any, path: str) -> None:
+async def test_where_a_requests_time_went(connect: Connect, path: str) -> None:
     """The fake engine waits half a second, begins after another, then takes a tenth a token."""
     body = {"prompt": "a", "messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
     client = connect(enable_per_request_metrics=True)

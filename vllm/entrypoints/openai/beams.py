@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from vllm.core.errors import VLLMValidationError
+from vllm.engine.input import end_tokens
 from vllm.entrypoints.beam import BeamSearch, step_params
 from vllm.entrypoints.openai.compression import PASSED_ON
 from vllm.entrypoints.openai.fanout import gather
@@ -52,10 +53,8 @@ async def _beams(
         length_penalty=1.0 if body.length_penalty is None else body.length_penalty,
     )
     one = step_params(params, engine.config.model.max_logprobs)
-    eos = set(engine.config.model.eos_token_ids)
-    if engine.tokenizer is not None and engine.tokenizer.eos_token_id is not None:
-        eos.add(engine.tokenizer.eos_token_id)
-    search = BeamSearch(job.prompt_token_ids, params, frozenset(eos), params.max_tokens)
+    eos = frozenset(end_tokens(engine.config.model, engine.tokenizer))
+    search = BeamSearch(job.prompt_token_ids, params, eos, params.max_tokens)
     first: RequestOutput | None = None
     while not search.done:
         jobs = [
