@@ -39,7 +39,7 @@ def observed(
     return Observed(
         queries=normal(queries, heads * group, dim),
         query_positions=torch.arange(kvs - queries, kvs),
-        read=lambda: (keys, values),
+        read=lambda side: (keys, values)[side],
         positions=positions,
         scale=SCALE,
         **more,

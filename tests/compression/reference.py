@@ -148,6 +148,22 @@ def rkv(o: Observed) -> list[dict[int, float]]:
     return told
 
 
+def kvc_diff(o: Observed, running: list[dict[int, float]]) -> list[dict[int, float]]:
+    """running: what `kvc` has told of each head."""
+    told = []
+    for head, paid in enumerate(running):
+        keys = _keys(o, head)
+        likeness = {p: sum(_cosine(keys[p], k) for k in keys.values()) / len(keys) for p in keys}
+        total = sum(math.exp(x) for x in likeness.values())
+        told.append(
+            {
+                p: 0.1 * paid[p] / sum(paid.values()) - 0.9 * math.exp(likeness[p]) / total
+                for p in keys
+            }
+        )
+    return told
+
+
 def expected_attention(o: Observed, turn, future: int) -> list[dict[int, float]]:
     """`turn(vector, position)` rotates one vector; every future position is tried on its own."""
     told = []

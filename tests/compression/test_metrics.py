@@ -86,7 +86,7 @@ def test_kvc_of_the_whole_prompt_does_not_depend_on_chunks(chunks):
         chunk = part(o, start, end)
         there = dataclasses.replace(
             chunk,
-            read=lambda end=end: (o.keys[:, :end], o.values[:, :end]),
+            read=lambda side, end=end: (o.keys, o.values)[side][:, :end],
             positions=o.positions[:, :end],
         )
         running[:, :end] += metric.observe(there)
@@ -112,6 +112,28 @@ def test_kvc_adds_decode_queries_unpooled(aggregation, power, gaps):
     if aggregation.endswith("avg"):
         want = want / (39 - o.positions + 1 - 2).clamp_min(1)
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("aggregation", ["L2-sum", "L1-avg"])
+def test_kvc_diff(gaps, aggregation):
+    """It observes as kvc does, and weighs what it has observed against redundancy."""
+    o = observed(gaps=gaps)
+    settings = CompressionSettings(window=8, aggregation=aggregation)
+    plain, metric = make("kvc", settings), make("kvc-diff", settings)
+    o = dataclasses.replace(o, running=plain.observe(o))
+    assert torch.equal(metric.observe(o), o.running)
+    inner = [
+        {p: float(x) for p, x in zip(at, row, strict=True) if p >= 0}
+        for at, row in zip(o.positions.tolist(), plain.score(o), strict=True)
+    ]
+    close(metric.score(o), o, reference.kvc_diff(o, inner))
+
+
+def test_what_kvc_does_not_look_at_is_not_read():
+    o = observed()
+    o = dataclasses.replace(o, running=torch.rand(o.positions.shape), read=None)
+    assert torch.equal(KVC(window=8).score(o), o.running)
 
 
 def test_kvc_sums_over_the_group():
@@ -211,7 +233,7 @@ def test_storage_order_and_padding_change_nothing(name):
         return x.gather(1, at)
 
     other = dataclasses.replace(
-        o, read=lambda: (moved(o.keys), moved(o.values)), positions=moved(o.positions)
+        o, read=lambda side: moved((o.keys, o.values)[side]), positions=moved(o.positions)
     )
     other.keys[other.positions < 0] = 1e3
     other.values[other.positions < 0] = 1e3

@@ -44,6 +44,7 @@ class CompressionSettings:
     def window_of(self, metric: str) -> int | None:
         """How many of the last prompt queries a metric must see. 0: none, None: all of them."""
         return {
+            "kvc-diff": self.window,
             "kvc": self.window,
             "kvc-full": None,
             "snapkv": self.window,

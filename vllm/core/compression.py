@@ -7,6 +7,7 @@ import math
 import msgspec
 
 METRICS = (
+    "kvc-diff",
     "kvc",
     "kvc-full",
     "snapkv",
@@ -19,6 +20,7 @@ METRICS = (
     "recency",
     "random",
 )
+DEFAULT_METRIC = METRICS[0]
 BUDGET_RULES = ("global", "per-layer", "uniform", "pyramid")
 # The fields of SamplingParams that ask for compression.
 WISHES = (
@@ -51,7 +53,7 @@ class CompressionParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     protected_window_size: int = 64
     compress_once: bool = False
     metric_collection_buffer_size: int = 0
-    metric: str = "kvc"
+    metric: str = DEFAULT_METRIC
     window: int | None = 32
     sinks: int = 0
     protected_spans: tuple[tuple[int, int], ...] = ()

@@ -15,6 +15,8 @@ though it runs alone goes on uncompressed.
 
 from __future__ import annotations
 
+import numpy as np
+
 from vllm.config.compression import CompressionSettings
 from vllm.core.compression import CompressionParams, CompressionStats
 from vllm.core.plan import Choice, Compress
@@ -35,8 +37,7 @@ class Compression:
         self.enabled = settings is not None
         self._settings = settings or CompressionSettings()
         self._kv = kv
-        self._chunk = chunk
-        self._sizes = Sizes(self._settings, kv.spec, kv.num_blocks)
+        self._sizes = Sizes(self._settings, kv.spec, kv.num_blocks, chunk)
         self._orders: list[Compress] = []  # of the step that is being planned
         self._spent = 0  # KVs that these compress
         self._generated = 0  # tokens since the limit on new tokens was last reached
@@ -52,7 +53,7 @@ class Compression:
         params = sequence.compression
         if params is None:
             return
-        ends = self._stages(params, sequence.prompt_len)
+        ends = self._sizes.stages(params, sequence.prompt_len)
         if ends:
             sequence.points = [(end, self._sizes.budget(params, end)) for end in ends]
             return
@@ -74,23 +75,17 @@ class Compression:
         params, prompt = request.compression, len(request.prompt_token_ids)
         if most <= whole:
             return most
-        if params is None or params.asks_for_nothing or self._stages(params, prompt) is None:
+        if params is None or params.asks_for_nothing or self._sizes.stages(params, prompt) is None:
             return whole
         return self._sizes.longest(params, prompt, most)
-
-    def _stages(self, params: CompressionParams, prompt: int) -> list[int] | None:
-        """Where to compress a prompt on the way, see `Sizes.stages`."""
-        if self._kv.blocks_for(prompt) <= self._kv.num_blocks:
-            return []
-        return None if self._chunk is None else self._sizes.stages(params, prompt, self._chunk)
 
     def blocks_behind(self, sequence: Sequence) -> int:
         """Blocks for what is computed of a prompt behind its first compression, at the peak."""
         params, first = sequence.compression, sequence.prefix
         if params is None or first is None:
             return 0
-        if self._stages(params, sequence.prompt_len):
-            return self._sizes.blocks_behind(params, sequence.prompt_len)
+        if self._sizes.too_long(sequence.prompt_len):
+            return self._sizes.blocks(self._sizes.bound(params, sequence.prompt_len))
         return self._kv.blocks_for(sequence.prompt_len - first)
 
     def readable(self, sequence: Sequence) -> int:
@@ -190,7 +185,7 @@ class Compression:
 
         A prompt that is longer than the memory waits: others hold some without running.
         """
-        if self._kv.blocks_for(sequence.prompt_len) > self._kv.num_blocks:
+        if self._sizes.too_long(sequence.prompt_len):
             return
         del sequence.points[sequence.applied :]
         if not sequence.points:
@@ -220,14 +215,14 @@ class Compression:
                 sequence.points.pop()
 
     def settle(
-        self, sequence: Sequence, order: Compress, lengths: object, choice: Choice | None
+        self, sequence: Sequence, order: Compress, lengths: np.ndarray, choice: Choice | None
     ) -> int:
         """The order has been carried out: returns how many KVs have gone.
 
         choice: what was chosen, of an order that shares.
         """
         before = self._kv.kept(sequence.number, order.tokens)
-        self._kv.compact(sequence.number, lengths, order.tokens)  # type: ignore[arg-type]
+        self._kv.compact(sequence.number, lengths, order.tokens)
         sequence.applied += 1
         if choice is not None and sequence.shared is not None:
             self._kv.share(sequence.number, sequence.shared, choice)

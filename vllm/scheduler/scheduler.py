@@ -67,7 +67,8 @@ class Scheduler:
 
     def add(self, request: EngineRequest, now: float) -> None:
         """Queue a request, or reject it when the queue is at its limits."""
-        refusal = self._refusal(request)
+        longest = self._compression.longest(request, self._max_model_len)
+        refusal = self._refusal(request, longest)
         if refusal:
             reason, detail = refusal
             self._rejected.append(
@@ -75,7 +76,6 @@ class Scheduler:
             )
             return
         params = request.params
-        longest = self._compression.longest(request, self._max_model_len)
         sequences = []
         for index in range(params.n):
             self._numbers += 1
@@ -99,11 +99,10 @@ class Scheduler:
         self._enqueue(first)
         self.kv.seek(first.number, first.tokens, request.cache_salt, self._readable(first))
 
-    def _refusal(self, request: EngineRequest) -> tuple[str, str] | None:
+    def _refusal(self, request: EngineRequest, longest: int) -> tuple[str, str] | None:
         if request.request_id in self._by_request:
             return "invalid", f"a request with the id {request.request_id} is in the engine already"
         tokens = len(request.prompt_token_ids)
-        longest = self._compression.longest(request, self._max_model_len)
         if tokens >= longest:
             return "invalid", (
                 f"the prompt has {tokens} tokens, and the KV cache has room for {longest} of such "

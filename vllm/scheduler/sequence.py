@@ -43,20 +43,17 @@ class Sequence:
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
     told: RequestRow | None = None  # what the prefix metrics have of it
     prompt_len: int = field(init=False)
+    compression: CompressionParams | None = field(init=False)  # None: it is never compressed
 
     def __post_init__(self) -> None:
         self.prompt_len = len(self.request.prompt_token_ids)
+        params = self.request.compression
+        self.compression = None if params is None or params.asks_for_nothing else params
 
     @property
     def remaining(self) -> int:
         """Known tokens whose KVs are not computed."""
         return len(self.tokens) - self.computed
-
-    @property
-    def compression(self) -> CompressionParams | None:
-        """None when the sequence is never compressed."""
-        params = self.request.compression
-        return None if params is None or params.asks_for_nothing else params
 
     @property
     def dense(self) -> list[int]:

@@ -10,10 +10,16 @@ from vllm.kv.spec import KVSpec
 
 
 class Sizes:
-    """KVs are counted over all layers and heads."""
+    """KVs are counted over all layers and heads.
 
-    def __init__(self, settings: CompressionSettings, spec: KVSpec, num_blocks: int) -> None:
-        self._settings, self._spec, self._num_blocks = settings, spec, num_blocks
+    chunk: tokens of a prompt that one step computes at most; None: prompts are not cut.
+    """
+
+    def __init__(
+        self, settings: CompressionSettings, spec: KVSpec, num_blocks: int, chunk: int | None
+    ) -> None:
+        self._settings, self._spec = settings, spec
+        self._num_blocks, self._chunk = num_blocks, chunk
         self._heads = spec.num_layers * spec.num_kv_heads
 
     def budget(self, params: CompressionParams, tokens: int) -> int:
@@ -42,20 +48,24 @@ class Sizes:
 
     # ---- prompts that are compressed as they come ---------------------------------------------
 
-    def stages(self, params: CompressionParams, prompt: int, chunk: int) -> list[int] | None:
+    def too_long(self, prompt: int) -> bool:
+        """Whether the prompt is longer than the memory."""
+        return self._whole(prompt) > self._num_blocks
+
+    def stages(self, params: CompressionParams, prompt: int) -> list[int] | None:
         """After how many tokens to compress a prompt that is longer than the memory; none for one
         that is not. None: there is no room for it in this way either.
 
-        Between two of them are at most `chunk` tokens, so that this is what it takes at its peak:
+        Between two of them are at most a step's tokens, so that this is what it takes at its peak:
         all that stays of it, the next stage, and room for what will stay of both.
         """
-        if self._whole(prompt) <= self._num_blocks:
+        if not self.too_long(prompt):
             return []
-        kept = self._blocks(self.bound(params, prompt))
+        kept = self.blocks(self.bound(params, prompt))
         room = (self._num_blocks - 2 * kept - 1) * self._spec.block_size
-        if room <= 0:
+        if room <= 0 or self._chunk is None:
             return None
-        count = -(-prompt // min(room, chunk))
+        count = -(-prompt // min(room, self._chunk))
         ends = [prompt * i // count for i in range(1, count)]
         return [e for e in ends if e * self._heads > self.goal(params, e)]
 
@@ -67,28 +77,24 @@ class Sizes:
         size = self._spec.block_size
         whole = min(most, self._num_blocks * size)
         if prompt <= whole:
-            kept = self._blocks(self.bound(params, prompt))
+            kept = self.blocks(self.bound(params, prompt))
             if self._whole(prompt) + kept > self._num_blocks:
                 return whole
         grown = self._whole(max(size, self._settings.interval) + size)
 
         def peak(tokens: int) -> int:
-            again = self._blocks(self.bound(params, tokens))
+            again = self.blocks(self.bound(params, tokens))
             if not params.compress_once:
                 return 2 * again + grown + 1
             kept = self.bound(params, prompt) + (tokens - prompt) * self._heads
-            return self._blocks(kept) + 1
+            return self.blocks(kept) + 1
 
         further = range(prompt, most + 1)
         return max(whole, prompt + bisect_right(further, self._num_blocks, key=peak) - 1)
 
-    def blocks_behind(self, params: CompressionParams, prompt: int) -> int:
-        """Blocks for what has been kept of a prompt, beside a stage of it."""
-        return self._blocks(self.bound(params, prompt))
-
     def _whole(self, tokens: int) -> int:
         return -(-tokens // self._spec.block_size)
 
-    def _blocks(self, kvs: int) -> int:
+    def blocks(self, kvs: int) -> int:
         """Blocks that so many KVs take at most, however they are spread over the heads."""
         return -(-(-(-kvs // self._spec.block_size) + self._heads) // self._heads)

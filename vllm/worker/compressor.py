@@ -222,17 +222,17 @@ class Compressor:
                 ),
             )
 
-    def _read(self, view: View, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, [H, T, D]; zeros where padding."""
-        positions = view.positions[layer]
-        heads, kvs = positions.shape
-        held = self._blocks[view.blocks[layer]]  # [H, n, 2, B, D]
-        keys, values = (side.reshape(heads, -1, side.shape[-1])[:, :kvs] for side in held.unbind(2))
-        hole = positions < 0
-        if bool(hole.any()):  # what was never written may be anything, even NaN
-            keys = keys.masked_fill(hole.unsqueeze(-1), 0)
-            values = values.masked_fill(hole.unsqueeze(-1), 0)
-        return keys, values
+    def _read(self, view: View, layer: int, side: int) -> Tensor:
+        """The keys (side 0) or values (1) of a layer, [H, T, D]; zeros where padding."""
+        positions, size = view.positions[layer], self._size
+        lines = self._blocks.view(-1, self._blocks.shape[-1])  # B keys, B values, block by block
+        at = torch.arange(positions.shape[-1])
+        first = (2 * view.blocks[layer] + side) * size
+        found = lines.index_select(0, (first[:, at // size] + at % size).view(-1))
+        hole = (positions < 0).view(-1).nonzero().view(-1)
+        if len(hole):  # what was never written may be anything, even NaN
+            found.index_fill_(0, hole, 0)
+        return found.view(*positions.shape, -1)
 
     # ---- orders -------------------------------------------------------------------------------
 
@@ -289,10 +289,6 @@ class Compressor:
             seen.keep = order.budget // (layers * heads)
             scores[layer] = watched.log.metric.score(seen)
         return scores
-
-    def kept_positions(self, seq: int, rows: Rows, tokens: int) -> Tensor:
-        """Which positions each head holds of the first `tokens`: int64 [L, H, T], -1 padding."""
-        return self._view(self._watched[seq], rows, seq, tokens).positions
 
 
 def _refuse(model: Model, max_model_len: int) -> None:

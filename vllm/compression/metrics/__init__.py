@@ -15,6 +15,7 @@ from vllm.compression.metrics.head_bias import HeadBias
 from vllm.compression.metrics.keydiff import KeyDiff
 from vllm.compression.metrics.knorm import Knorm
 from vllm.compression.metrics.kvc import KVC
+from vllm.compression.metrics.kvc_diff import KVCDiff
 from vllm.compression.metrics.observed import Metric, Observed
 from vllm.compression.metrics.random import Random
 from vllm.compression.metrics.recency import Recency
@@ -25,6 +26,7 @@ from vllm.compression.metrics.value_norm import ValueNorm
 from vllm.config.compression import CompressionSettings
 
 METRICS: dict[str, Callable[[CompressionSettings], Metric]] = {
+    "kvc-diff": lambda s: KVCDiff.of(s, s.window),
     "kvc": lambda s: KVC.of(s, s.window),
     "kvc-full": lambda s: KVC.of(s, None),
     "snapkv": lambda s: SnapKV(s.window),

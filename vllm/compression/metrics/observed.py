@@ -19,7 +19,7 @@ class Observed:
 
     queries: Tensor  # [W, Q, D], after rotary; W may be 0
     query_positions: Tensor  # int64 [W], logical
-    read: Callable[[], tuple[Tensor, Tensor]]  # what `keys` and `values` come from
+    read: Callable[[int], Tensor]  # gives `keys` for 0, `values` for 1
     positions: Tensor  # int64 [H, T], logical; -1 where padding
     scale: float
     running: Tensor | None = None  # float32 [H, T]: the sum of what `observe` returned before
@@ -34,18 +34,14 @@ class Observed:
     rotate: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @cached_property
-    def _kvs(self) -> tuple[Tensor, Tensor]:
-        return self.read()
-
-    @property
     def keys(self) -> Tensor:
         """[H, T, D], after rotary, in storage order; read when first asked for."""
-        return self._kvs[0]
+        return self.read(0)
 
-    @property
+    @cached_property
     def values(self) -> Tensor:
         """[H, T, D]"""
-        return self._kvs[1]
+        return self.read(1)
 
     @property
     def valid(self) -> Tensor:

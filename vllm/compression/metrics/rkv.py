@@ -12,16 +12,16 @@ from torch import Tensor
 from vllm.compression.metrics.attention import pool, probabilities
 from vllm.compression.metrics.by_queries import ByQueries
 from vllm.compression.metrics.observed import Observed
+from vllm.compression.metrics.redundancy import less_redundant
 from vllm.config.compression import RKV_WINDOW
 
-IMPORTANCE = 0.1  # the paper's lambda; the rest is redundancy's
 SIMILAR = 0.8  # cosine from which two keys say the same
 POOL = 7
 KEYS_AT_ONCE = 512  # bounds the memory for cosines
 
 
 class RKV(ByQueries):
-    """lambda * importance - (1 - lambda) * redundancy, both shares that sum to 1 over a head.
+    """Importance is the queries' mean attention, max-pooled; see `less_redundant`.
 
     A key's redundancy is the mean cosine to its head's other keys. Of those that are similar to
     it the newest is let off, so that one of many repetitions stays.
@@ -31,19 +31,17 @@ class RKV(ByQueries):
 
     def score(self, o: Observed) -> Tensor:
         paid = pool(probabilities(o).mean((1, 2)), o.positions, POOL, "max")
-        importance = paid / paid.sum(-1, keepdim=True).clamp_min(1e-9)
-        redundancy = self._redundancy(o).masked_fill(~o.valid, float("-inf")).softmax(-1)
-        return IMPORTANCE * importance - (1 - IMPORTANCE) * redundancy
+        return less_redundant(paid, self._redundancy(o), o)
 
     @staticmethod
     def _redundancy(o: Observed) -> Tensor:
         """float32 [H, T]"""
-        directions = F.normalize(o.keys.float(), dim=-1) * o.valid[..., None]
-        kvs = directions.shape[1]
-        total = directions.new_zeros(o.positions.shape)
+        units = F.normalize(o.keys.float(), dim=-1) * o.valid[..., None]
+        kvs = units.shape[1]
+        total = units.new_zeros(o.positions.shape)
         for first in range(0, kvs, KEYS_AT_ONCE):
-            rows = torch.arange(first, min(first + KEYS_AT_ONCE, kvs), device=directions.device)
-            cosines = directions[:, rows] @ directions.transpose(-1, -2)  # [H, rows, T]
+            rows = torch.arange(first, min(first + KEYS_AT_ONCE, kvs), device=units.device)
+            cosines = units[:, rows] @ units.transpose(-1, -2)  # [H, rows, T]
             cosines[:, torch.arange(len(rows)), rows] = 0
             # Row r speaks against every key but the newest of those similar to r.
             similar = torch.where(cosines >= SIMILAR, o.positions[:, None], -1)

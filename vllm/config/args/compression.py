@@ -8,7 +8,7 @@ from vllm.config.compression import AGGREGATIONS, CompressionSettings, check
 from vllm.config.flags import at_least, flag
 from vllm.config.head_bias import read_head_bias
 from vllm.config.model import ModelConfig
-from vllm.core.compression import BUDGET_RULES, METRICS, CompressionParams
+from vllm.core.compression import BUDGET_RULES, DEFAULT_METRIC, METRICS, CompressionParams
 from vllm.core.errors import VLLMValidationError
 
 GROUP = "Compression"
@@ -33,7 +33,7 @@ class CompressionArgs:
         64, GROUP, "So many of the newest tokens stay in every head.", size=True
     )
     compression_sinks: int = flag(0, GROUP, "So many of the first tokens stay in every head.")
-    compression_metric: str = flag("kvc", GROUP, "What a KV is worth.", choices=METRICS)
+    compression_metric: str = flag(DEFAULT_METRIC, GROUP, "What a KV is worth.", choices=METRICS)
     random_evict: bool = flag(False, GROUP, "The metric random, by its older name.")
     compression_budget: str = flag(
         "global", GROUP, "Who competes for what stays.", choices=BUDGET_RULES
@@ -136,7 +136,7 @@ class CompressionArgs:
             return self.compression_metric
         if self.even_layer_evict:
             raise ValueError("random_evict and even_layer_evict exclude each other")
-        if self.compression_metric not in ("kvc", "random"):
+        if self.compression_metric not in (DEFAULT_METRIC, "random"):
             raise ValueError("random_evict and compression_metric exclude each other")
         return "random"
 
