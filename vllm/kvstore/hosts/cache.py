@@ -13,7 +13,6 @@ import math
 import os
 import queue
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ import numpy.typing as npt
 
 from vllm.kvstore.config import Layout, positive
 from vllm.kvstore.hosts.directory import MAX_KEYS, Directory
+from vllm.kvstore.hosts.keys import Keys
+from vllm.kvstore.hosts.others import Others
 from vllm.kvstore.hosts.peer import host_file, spread
-from vllm.kvstore.hosts.talk import MAX_PAYLOAD, Line, PeerError, endpoint, read_secret
+from vllm.kvstore.hosts.talk import MAX_PAYLOAD, read_secret
 from vllm.kvstore.native import library
 
 QUEUE = 64  # updates that wait to be copied; those beyond stay on this host alone
@@ -66,25 +67,6 @@ class HostsConfig:
         return HostsCache(self, local, layout, capacity, socket, block, verify)
 
 
-class Keys:
-    """Names of blocks: SHA-256, from the layout's digest chained over blocks of tokens."""
-
-    def __init__(self, layout: Layout, verify: bool, block: int) -> None:
-        self._block = block
-        self._root = layout.digest(f"hosts/{block}/{'checked' if verify else 'trusted'}")
-
-    def of(self, tokens: npt.NDArray[np.int32]) -> list[bytes]:
-        """One of each whole block."""
-        out, key = [], self._root
-        for at in range(0, len(tokens) - self._block + 1, self._block):
-            key = hashlib.sha256(key + tokens[at : at + self._block].tobytes()).digest()
-            out.append(key)
-        return out
-
-    def of_blob(self, key: bytes) -> bytes:
-        return hashlib.sha256(self._root + b"blob" + key).digest()
-
-
 class HostsCache:
     """See the module; the methods are those of the library's `Cache`."""
 
@@ -109,12 +91,10 @@ class HostsCache:
             "layout": {**layout.arguments(), "threads": 1, "verify": verify},
             "capacity": capacity,
         }
-        self._secret = read_secret(config.secret)
+        self._others = Others(read_secret(config.secret), config.timeout)
         self._directory = Directory(config.directory, ttl=config.ttl)
         self._lock = threading.Lock()
-        self._lines: dict[str, Line] = {}  # that nobody uses now
-        self._avoid: dict[str, float] = {}  # until when
-        self._remote_hits = self._remote_errors = self._copied = self._dropped = 0
+        self._remote_hits = self._copied = self._dropped = 0
         self._queue: queue.Queue[Any] = queue.Queue(QUEUE)
         self._thread = threading.Thread(target=self._copy, daemon=True)
         self._thread.start()
@@ -158,7 +138,10 @@ class HostsCache:
             runs = {
                 ident: _run(holders, at, ident)
                 for ident in (holders[at] if 0 <= at < len(holders) else ())
-                if ident != own and ident in hosts and ident not in tried and self._may(ident)
+                if ident != own
+                and ident in hosts
+                and ident not in tried
+                and self._others.may(ident)
             }
             if not runs:
                 return
@@ -229,7 +212,7 @@ class HostsCache:
         hosts, _ = self._directory.hosts()
         own = self._own()
         for ident in sorted(self._directory.where([name])[0] & hosts.keys() - {own})[:ATTEMPTS]:
-            if not self._may(ident):
+            if not self._others.may(ident):
                 continue
             ask = {"verb": "read", "keyed": True}
             reply = self._ask(ident, hosts[ident], ask, np.frombuffer(key, np.uint8))
@@ -252,7 +235,7 @@ class HostsCache:
         there: list[bool] = self._local.contains(list(keys))
         missing = [i for i, found in enumerate(there) if not found]
         hosts, _ = self._directory.hosts()
-        others = {ident for ident in hosts if ident != self._own() and self._may(ident)}
+        others = {ident for ident in hosts if ident != self._own() and self._others.may(ident)}
         if missing and others:
             found = self._directory.where([self._keys.of_blob(keys[i]) for i in missing])
             for i, idents in zip(missing, found, strict=True):
@@ -298,7 +281,7 @@ class HostsCache:
         for ident in ring.owners(keys[0], self._config.replicas):
             if len(have) >= self._config.replicas:
                 break
-            if ident in have or not self._may(ident):
+            if ident in have or not self._others.may(ident):
                 continue
             if self._write(ident, hosts[ident], what, start, keyed):
                 have.append(ident)
@@ -344,43 +327,10 @@ class HostsCache:
             first += len(rest)
         return True
 
-    # ---- other hosts -------------------------------------------------------------------------
-
-    def _may(self, ident: str) -> bool:
-        with self._lock:
-            return time.monotonic() >= self._avoid.get(ident, 0.0)
-
     def _ask(
         self, ident: str, address: str, header: dict[str, Any], *payload: Any
     ) -> tuple[dict[str, Any], memoryview] | None:
-        with self._lock:
-            line = self._lines.pop(ident, None)
-        used = line is not None
-        while True:
-            try:
-                if line is None:
-                    where = endpoint("a host", address)
-                    line = Line.connect(where, self._secret, self._config.timeout)
-                line.send({**self._asks, **header}, *payload)
-                reply = line.receive()
-            except (PeerError, ValueError):
-                if line is not None:
-                    line.close()
-                line = None
-                if used:  # it may have been idle for too long: once more on a new one
-                    used = False
-                    continue
-                with self._lock:
-                    self._remote_errors += 1
-                    self._avoid[ident] = time.monotonic() + self._config.timeout + 1
-                    if len(self._avoid) > 1024:
-                        self._avoid.clear()
-                return None
-            with self._lock:
-                spare, self._lines[ident] = self._lines.get(ident), line
-            if spare is not None:
-                spare.close()
-            return reply
+        return self._others.ask(ident, address, {**self._asks, **header}, *payload)
 
     def _own(self) -> str:
         """The ID of this host, as other hosts know it; empty if its daemon does not serve them."""
@@ -406,7 +356,7 @@ class HostsCache:
         counts: dict[str, int] = self._local.stat()
         with self._lock:
             counts["remote_hits"] = self._remote_hits
-            counts["remote_errors"] = self._remote_errors
+            counts["remote_errors"] = self._others.errors
             counts["copied"] = self._copied
             counts["dropped"] = self._dropped
         return counts
@@ -425,10 +375,7 @@ class HostsCache:
                     break
             self._queue.put(None)
             self._thread.join()
-        with self._lock:
-            for line in self._lines.values():
-                line.close()
-            self._lines.clear()
+        self._others.close()
         self._directory.close()
 
 
