@@ -132,17 +132,11 @@ class HostsCache:
         first = here // self._block
         holders = self._directory.where(keys[first : first + MAX_KEYS])
         hosts, _ = self._directory.hosts()
-        own, tried = self._own(), set()
+        own, tried = self._own(), set[str]()
         for _ in range(ATTEMPTS):
             at = here // self._block - first
-            runs = {
-                ident: _run(holders, at, ident)
-                for ident in (holders[at] if 0 <= at < len(holders) else ())
-                if ident != own
-                and ident in hosts
-                and ident not in tried
-                and self._others.may(ident)
-            }
+            there = holders[at] & hosts.keys() - tried - {own} if 0 <= at < len(holders) else set()
+            runs = {ident: _run(holders, at, ident) for ident in there if self._others.may(ident)}
             if not runs:
                 return
             ident = max(
