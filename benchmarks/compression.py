@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=1024)
     parser.add_argument("--output", type=int, default=1280)
-    parser.add_argument("--interval", type=int, default=128)
+    parser.add_argument("--interval", type=int, default=64)
     parser.add_argument(
         "--contenders", nargs="+", choices=WHO, default=WHO, help="ratios are to the first"
     )

@@ -22,19 +22,15 @@ NONE = np.empty(0, dtype=np.int32)
 
 class Heads:
     def __init__(self, spec: KVSpec, pool: BlockPool) -> None:
-        self.per_block = spec.num_layers * spec.num_kv_heads
-        self._size = spec.block_size
+        self.per_block = spec.heads
+        self._spec, self._size = spec, spec.block_size
         self.slabs = Slabs(pool, self.per_block)
         self.tables: dict[int, HeadTable] = {}
         self._reserved: dict[int, np.ndarray] = {}
         self._aside: dict[int, HeadTable] = {}  # tables whose head blocks are in no slab now
 
-    def most(self, kvs: int) -> int:
-        """Head blocks that `kvs` KVs over all layers and heads take at most."""
-        return -(-kvs // self._size) + self.per_block
-
     def blocks_to_reserve(self, kvs: int) -> int:
-        return self.slabs.blocks_for(self.most(kvs))
+        return self.slabs.blocks_for(self._spec.head_blocks_at_most(kvs))
 
     def blocks_to_grow(self, seq: int, tokens: int) -> int:
         return self.slabs.blocks_for(self.tables[seq].missing(tokens))
@@ -42,7 +38,7 @@ class Heads:
     def reserve(self, seq: int, kvs: int) -> np.ndarray | None:
         """Head blocks for `kvs` KVs over all layers and heads; None when there are too few."""
         assert seq not in self._reserved, "a sequence is compressed once at a time"
-        taken = self.slabs.allocate(self.most(kvs))
+        taken = self.slabs.allocate(self._spec.head_blocks_at_most(kvs))
         if taken is not None:
             self._reserved[seq] = taken
         return taken

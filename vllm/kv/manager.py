@@ -641,7 +641,7 @@ class KVManager:
     @property
     def heads(self) -> int:
         """Head blocks a block: layers times KV heads."""
-        return self._heads.per_block
+        return self.spec.heads
 
     def blocks_to_reserve(self, kvs: int) -> int:
         """Blocks that `reserve` would take."""
@@ -693,7 +693,9 @@ class KVManager:
 
     def could_share(self, kvs: int) -> bool:
         """Whether a compressed prefix of at most so many KVs is surely not too large to keep."""
-        return self._snapshots is not None and self._snapshots.takes(kvs)
+        if self._snapshots is None:
+            return False
+        return self._snapshots.takes(self.spec.blocks_at_most(kvs))
 
     def admit_shared(self, seq: int, key: Key, tokens: int, headroom: int) -> int | None:
         """Let a sequence begin with a copy of the compressed prefix, if there is one.

@@ -51,20 +51,19 @@ class Snapshots:
     def _blocks_for(self, lengths: np.ndarray) -> int:
         return -(-int((-(-lengths // self._size)).sum()) // self._heads.per_block)
 
-    def takes(self, kvs: int) -> bool:
-        """Whether so many KVs are no more than may be kept, however they lie in head blocks."""
-        count = -(-self._heads.most(kvs) // self._heads.per_block)
-        return count <= self._pool.num_blocks // SHARE
+    def takes(self, blocks: int) -> bool:
+        """Whether a snapshot of so many blocks is not too large to keep."""
+        return blocks <= self._pool.num_blocks // SHARE
 
     def keep(self, key: Key, seq: int, choice: Choice) -> None:
         """Copy what a sequence has just been compressed to, if there is room for it."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return
-        count, most = self._blocks_for(choice.lengths), self._pool.num_blocks // SHARE
-        if count > most:
+        count = self._blocks_for(choice.lengths)
+        if not self.takes(count):
             return
-        self.give_up(self.held + count - most)
+        self.give_up(self.held + count - self._pool.num_blocks // SHARE)
         blocks = self._pool.allocate(count)
         if blocks is None:
             return

@@ -21,8 +21,20 @@ class KVSpec:
 
     @property
     def block_bytes(self) -> int:
-        per_token = self.num_layers * self.num_kv_heads * 2 * self.head_dim
-        return per_token * self.block_size * ITEM_BYTES[self.dtype]
+        return self.heads * 2 * self.head_dim * self.block_size * ITEM_BYTES[self.dtype]
+
+    @property
+    def heads(self) -> int:
+        """Head blocks a block: layers times KV heads."""
+        return self.num_layers * self.num_kv_heads
+
+    def head_blocks_at_most(self, kvs: int) -> int:
+        """What `kvs` KVs over all layers and heads take, however they are spread."""
+        return -(-kvs // self.block_size) + self.heads
+
+    def blocks_at_most(self, kvs: int) -> int:
+        """The same in whole blocks that nobody shares."""
+        return -(-self.head_blocks_at_most(kvs) // self.heads)
 
 
 def fingerprint(

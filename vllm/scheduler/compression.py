@@ -85,7 +85,7 @@ class Compression:
         if params is None or first is None:
             return 0
         if self._sizes.too_long(sequence.prompt_len):
-            return self._sizes.blocks(self._sizes.bound(params, sequence.prompt_len))
+            return self._kv.spec.blocks_at_most(self._sizes.bound(params, sequence.prompt_len))
         return self._kv.blocks_for(sequence.prompt_len - first)
 
     def readable(self, sequence: Sequence) -> int:

@@ -20,7 +20,7 @@ class Sizes:
     ) -> None:
         self._settings, self._spec = settings, spec
         self._num_blocks, self._chunk = num_blocks, chunk
-        self._heads = spec.num_layers * spec.num_kv_heads
+        self._heads = spec.heads
 
     def budget(self, params: CompressionParams, tokens: int) -> int:
         return params.budget(tokens, self._heads, self._spec.block_size)
@@ -61,7 +61,7 @@ class Sizes:
         """
         if not self.too_long(prompt):
             return []
-        kept = self.blocks(self.bound(params, prompt))
+        kept = self._spec.blocks_at_most(self.bound(params, prompt))
         room = (self._num_blocks - 2 * kept - 1) * self._spec.block_size
         if room <= 0 or self._chunk is None:
             return None
@@ -77,24 +77,20 @@ class Sizes:
         size = self._spec.block_size
         whole = min(most, self._num_blocks * size)
         if prompt <= whole:
-            kept = self.blocks(self.bound(params, prompt))
+            kept = self._spec.blocks_at_most(self.bound(params, prompt))
             if self._whole(prompt) + kept > self._num_blocks:
                 return whole
         grown = self._whole(max(size, self._settings.interval) + size)
 
         def peak(tokens: int) -> int:
-            again = self.blocks(self.bound(params, tokens))
+            again = self._spec.blocks_at_most(self.bound(params, tokens))
             if not params.compress_once:
                 return 2 * again + grown + 1
             kept = self.bound(params, prompt) + (tokens - prompt) * self._heads
-            return self.blocks(kept) + 1
+            return self._spec.blocks_at_most(kept) + 1
 
         further = range(prompt, most + 1)
         return max(whole, prompt + bisect_right(further, self._num_blocks, key=peak) - 1)
 
     def _whole(self, tokens: int) -> int:
         return -(-tokens // self._spec.block_size)
-
-    def blocks(self, kvs: int) -> int:
-        """Blocks that so many KVs take at most, however they are spread over the heads."""
-        return -(-(-(-kvs // self._spec.block_size) + self._heads) // self._heads)
