@@ -1,10 +1,11 @@
 """What compression buys where memory is short, and what it costs where nothing is compressed.
 
-    python -m benchmarks.compression [--rounds 3] [--requests 256] [--json results/compression.json]
+    python -m benchmarks.compression [--rounds 3] [--contenders 64x:128 8x:64 off:24]
 
 Two layers of Qwen1.5-0.5B's shape with random weights in bf16: with three requests a step the time
 goes into reading weights and KVs that no cache holds. The memory is for about three requests at
-their longest, and all requests are there at once. The contenders take turns. Lines:
+their longest, and all requests are there at once. The contenders take turns, and wait while other
+processes use the CPUs. Lines:
 
     tokens/s   generated tokens a second of all requests: without compression, with memory for
                64 of them (what running many at once can bring on this machine), and at each rate
@@ -15,8 +16,10 @@ their longest, and all requests are there at once. The contenders take turns. Li
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import torch
 
 from benchmarks.engine import make_model
 from benchmarks.measure import Rounds, alternate, spread, write_json
+from benchmarks.quiet import QuietWatch
 from vllm.config import EngineArgs
 from vllm.engine.llm_engine import LLMEngine
 from vllm.entrypoints.executor import make_executor
@@ -40,6 +44,7 @@ SIZES = {
 }
 BLOCK, FULL = 16, 3  # FULL: requests at their longest that the cache holds
 PROTECTED = 16
+REQUESTS = 256
 MOST = 64  # requests at their longest for which there is room without compression, to compare
 WHO = ("off", "room", "64x", "8x")
 
@@ -61,9 +66,11 @@ class Contender:
         self.engine = LLMEngine(args.create_engine_config(), make_executor)
         self._count = 0
         self.running: list[int] = []  # at each step of the last run
+        self.waited = 0.0  # seconds, for other processes, in all runs
         self.stats: Any = None
 
-    def run(self, prompts: list[list[int]], tokens: int) -> None:
+    def run(self, prompts: list[list[int]], tokens: int) -> float:
+        """All of them to their end. Returns the seconds that it took."""
         params = SamplingParams(
             temperature=0,
             max_tokens=tokens,
@@ -74,11 +81,16 @@ class Contender:
             self._count += 1
             self.engine.add_request(str(self._count), prompt, params)
         self.running = []
+        watch = QuietWatch()
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 if output.finished:
                     self.stats = output.outputs[0].kv_compression
             self.running.append(len(self.engine.core.scheduler.running))
+            watch.tick()
+        watch.stop()
+        self.waited += watch.waited
+        return watch.seconds
 
 
 def prompts(count: int, length: int) -> list[list[int]]:
@@ -86,12 +98,20 @@ def prompts(count: int, length: int) -> list[list[int]]:
     return torch.randint(10, VOCAB, (count, length), generator=generator).tolist()
 
 
+def contender_and_requests(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(off|room|[1-9]\d*x)(?::([1-9]\d*))?", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"must be off, room or a rate as 8x, not {text!r}")
+    return found[1], int(found[2] or REQUESTS)
+
+
 def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Many requests in little memory, once a contender and round."""
     longest = options.prompt + options.output
     blocks = FULL * -(-longest // BLOCK)
-    contenders = {}
-    for who in options.contenders:
+    contenders, work = {}, {}
+    for who, count in options.contenders:
+        work[who] = prompts(count, options.prompt)
         if who in ("off", "room"):
             room = blocks if who == "off" else blocks * MOST // FULL
             contenders[who] = Contender(folder, room)
@@ -105,27 +125,37 @@ def throughput(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             compression_interval=options.interval,
             only_prefill_metrics=not options.decode_metrics,
         )
-    work = prompts(options.requests, options.prompt)
-    for contender in contenders.values():
-        contender.run(work[:2], 4)
+    for who, contender in contenders.items():
+        contender.run(work[who][:2], 4)
+
+    def a_token(who: str) -> float:
+        """Seconds."""
+        made = len(work[who]) * options.output
+        return contenders[who].run(work[who], options.output) / made
+
     rounds = alternate(
         "throughput",
-        {who: lambda c=c: c.run(work, options.output) for who, c in contenders.items()},
+        {who: partial(a_token, who) for who in contenders},
         options.rounds,
         warmup=0,
     )
-    made = options.requests * options.output
-    told: dict[str, Any] = {"seconds": rounds.seconds}
-    first = options.contenders[0]
+    told: dict[str, Any] = {"seconds_a_token": rounds.seconds}
+    first, _ = options.contenders[0]
     for who, contender in contenders.items():
-        speed = made / rounds.median(who)
+        speed = 1 / rounds.median(who)
         batch = sum(contender.running) / len(contender.running)
         kept = contender.stats.ratio if contender.stats else 1.0
         print(
             f"{who:>4}: {speed:7.0f} tokens/s, {spread(rounds.ratio(who, first))} of {first}, "
             f"{batch:.1f} running, {kept:.1f} x fewer KVs at the end"
         )
-        told[who] = {"tokens_per_second": speed, "running": batch, "ratio": kept}
+        told[who] = {
+            "requests": len(work[who]),
+            "tokens_per_second": speed,
+            "running": batch,
+            "ratio": kept,
+            "waited": contender.waited,
+        }
     return told
 
 
@@ -174,10 +204,9 @@ def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     work = prompts(options.rounds + 4, length)
     for i, prompt in enumerate(work):
         spent[0] = 0.0
-        start = time.perf_counter()
-        contender.run([prompt], 2)
+        taken = contender.run([prompt], 2)
         if i:
-            rounds.seconds["all"].append(time.perf_counter() - start)
+            rounds.seconds["all"].append(taken)
             rounds.seconds["compressing"].append(spent[0])
     shares = [c / (a - c) for a, c in zip(*rounds.seconds.values(), strict=True)]
     shares.sort()
@@ -188,12 +217,16 @@ def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--requests", type=int, default=256)
     parser.add_argument("--prompt", type=int, default=1024)
-    parser.add_argument("--output", type=int, default=1280)
-    parser.add_argument("--interval", type=int, default=64)
+    parser.add_argument("--output", type=int, default=2048)
+    parser.add_argument("--interval", type=int, default=128)
     parser.add_argument(
-        "--contenders", nargs="+", choices=WHO, default=WHO, help="ratios are to the first"
+        "--contenders",
+        nargs="+",
+        type=contender_and_requests,
+        default=[(who, REQUESTS) for who in WHO],
+        metavar="WHO[:REQUESTS]",
+        help=f"off, room or a rate as 8x; {REQUESTS} requests if not said; ratios are to the first",
     )
     parser.add_argument(
         "--decode-metrics", action="store_true", help="observe decode queries as well"

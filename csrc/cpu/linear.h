@@ -137,19 +137,24 @@ void linear_pack(const Linear& a, float* packed, int64_t begin, int64_t end) {
 
 // c [kGroup, cols] += the group's weights @ a part of a packed tile. The narrower the tile, the more rows
 // a register block takes, to have as many independent sums.
+template <class T, int R, int V>
+void group_blocks(const Unit* weights, int64_t stride, const float* packed, int depth, float* c) {
+  static_assert(kGroup % R == 0);
+  for (int r = 0; r < kGroup; r += R)
+    product_block<Units<T>, R, V, true>(weights + r * stride, stride, packed, V * W, depth, c + r * kTile, kTile);
+}
+
 template <class T>
 void group_product(const Unit* weights, int64_t stride, const float* packed, int cols, int depth, float* c) {
-  using U = Units<T>;
   if constexpr (W == 16) {
-    if (cols <= 2 * W) {
-      for (int r = 0; r < kGroup; r += 12, weights += 12 * stride, c += 12 * kTile)
-        cols == W ? product_block<U, 12, 1, true>(weights, stride, packed, cols, depth, c, kTile)
-                  : product_block<U, 12, 2, true>(weights, stride, packed, cols, depth, c, kTile);
-      return;
+    switch (cols / W) {
+      case 1: return group_blocks<T, 12, 1>(weights, stride, packed, depth, c);
+      case 2: return group_blocks<T, 12, 2>(weights, stride, packed, depth, c);
+      case 3: return group_blocks<T, 8, 3>(weights, stride, packed, depth, c);
     }
   }
-  for (int r = 0; r < kGroup; r += kPanel, weights += kPanel * stride, c += kPanel * kTile)
-    product<U, true>(weights, stride, packed, cols, depth, c, kTile, cols);
+  for (int r = 0; r < kGroup; r += kPanel)
+    product<Units<T>, true>(weights + r * stride, stride, packed, cols, depth, c + r * kTile, kTile, cols);
 }
 
 // Outputs [begin, end), a multiple of kGroup, of all tokens. scratch [kGroup, kDepth].

@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 def same(a: Ran, b: Ran, *, exact: bool = False) -> None:
     assert a.tokens == b.tokens
-    close = {"atol": 0, "rtol": 0} if exact else {"atol": 1e-5, "rtol": 0}
+    close = {"atol": 0, "rtol": 0} if exact else {"atol": 2e-5, "rtol": 0}
     torch.testing.assert_close(torch.stack(a.logprobs), torch.stack(b.logprobs), **close)
     assert (a.reason, a.stats) == (b.reason, b.stats)
 
@@ -65,7 +65,7 @@ def test_an_engine_that_compresses_leaves_others_alone(folder):
     assert on.tokens == plain.tokens
 
 
-@pytest.mark.parametrize("metric", ["kvc", "kvc-full", "h2o", "tova", "rkv"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "kvc", "kvc-full", "h2o", "tova", "rkv"])
 @pytest.mark.parametrize("chunk", [7, 16])
 def test_chunks_make_no_difference(folder, metric, chunk):
     params = CompressionParams(max_cache_tokens=12, protected_window_size=4, metric=metric)
@@ -76,7 +76,7 @@ def test_chunks_make_no_difference(folder, metric, chunk):
     same_choices(cut, whole)
 
 
-@pytest.mark.parametrize("metric", ["kvc", "knorm", "h2o", "expected-attention"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "kvc", "knorm", "h2o", "expected-attention"])
 def test_company_makes_no_difference(folder, metric):
     params = CompressionParams(max_cache_tokens=12, protected_window_size=4, metric=metric)
     tokens = prompt(44)
@@ -90,7 +90,7 @@ def test_company_makes_no_difference(folder, metric):
     same_choices(shared, alone, 2, 1)
 
 
-@pytest.mark.parametrize("metric", ["kvc", "snapkv", "knorm", "tova", "kvc-full"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "snapkv", "knorm", "tova", "kvc-full"])
 def test_a_cached_prefix_makes_no_difference(folder, metric):
     """Nor does what was compressed from the same blocks before."""
     params = CompressionParams(max_cache_tokens=12, protected_window_size=4, metric=metric)
@@ -98,7 +98,7 @@ def test_a_cached_prefix_makes_no_difference(folder, metric):
     tokens = prompt(61)
     engine = Engine(folder, settings)
     miss, hit = (engine.one(tokens, params, max_tokens=16) for _ in range(2))
-    most = {"kvc": 53, "snapkv": 53, "knorm": 60, "tova": 60, "kvc-full": 0}[metric]
+    most = {"kvc-diff": 53, "snapkv": 53, "knorm": 60, "tova": 60, "kvc-full": 0}[metric]
     assert miss.cached == 0
     assert hit.cached == most // 4 * 4
     same(hit, miss)
@@ -141,7 +141,7 @@ def test_nobody_sees_that_others_compress(folder):
     assert all(beside[key] == without[key] for key in published)
 
 
-@pytest.mark.parametrize("metric", ["kvc", "h2o", "knorm"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "kvc", "h2o", "knorm"])
 def test_one_that_was_preempted_goes_on_as_if_not(folder, metric):
     """It starts again from its prompt, and is compressed where it was before."""
     params = CompressionParams(max_cache_tokens=16, protected_window_size=4, metric=metric)
@@ -167,7 +167,7 @@ def test_one_that_was_preempted_goes_on_as_if_not(folder, metric):
         assert ran.stats == expected.stats
 
 
-@pytest.mark.parametrize("metric", ["kvc", "h2o", "tova", "rkv"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "h2o", "tova", "rkv"])
 def test_one_that_was_swapped_out_goes_on_bit_by_bit(folder, metric):
     """Its head blocks, and what its metric knows, come back as they went."""
     params = CompressionParams(max_cache_tokens=16, protected_window_size=4, metric=metric)
@@ -198,7 +198,7 @@ def test_one_that_was_swapped_out_goes_on_bit_by_bit(folder, metric):
         assert ran.stats == expected.stats
 
 
-@pytest.mark.parametrize("metric", ["kvc", "kvc-full", "knorm"])
+@pytest.mark.parametrize("metric", ["kvc-diff", "kvc-full", "knorm"])
 def test_several_outputs_of_one_prompt(folder, metric):
     """Each is compressed for itself, from blocks that they share, as if it were alone."""
     params = CompressionParams(max_cache_tokens=12, protected_window_size=4, metric=metric)

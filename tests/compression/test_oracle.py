@@ -53,7 +53,8 @@ def test_compressed_after_the_prompt_and_again_while_decoding(folders, metric):
 @pytest.mark.parametrize(
     ("metric", "size", "kv_heads", "chunk", "once", "rule"),
     [
-        ("kvc", 1, 1, 512, False, "global"),
+        ("kvc-diff", 1, 1, 512, False, "global"),
+        ("kvc-diff", 8, 4, 7, True, "uniform"),
         ("kvc", 3, 4, 16, True, "per-layer"),
         ("kvc-full", 8, 2, 11, False, "pyramid"),
         ("kvc-full", 16, 1, 16, True, "uniform"),

@@ -13,9 +13,11 @@ import torch
 
 from vllm.core.plan import NewSequence, StepPlan
 from vllm.sampling_params import SamplingParams
-from vllm.worker import sampler as module
+from vllm.worker import draw as drawing
+from vllm.worker import sampler as sampling
+from vllm.worker.draw import draw, uniforms
 from vllm.worker.rows import Rows
-from vllm.worker.sampler import Sampler, draw, token_logprobs, uniforms
+from vllm.worker.sampler import Sampler, token_logprobs
 
 VOCAB = 40
 EOS = 3
@@ -213,8 +215,8 @@ def test_all_features_in_mixed_batches_are_as_their_twin(seed: int) -> None:
 def test_a_rows_token_does_not_depend_on_the_rest_of_the_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "CANDIDATES", 8)  # so that some rows need more than others
-    monkeypatch.setattr(module, "CHUNK_ROWS", 7)
+    monkeypatch.setattr(drawing, "CANDIDATES", 8)  # so that some rows need more than others
+    monkeypatch.setattr(sampling, "CHUNK_ROWS", 7)
     rng = random.Random(7)
     for _ in range(20):
         batch = [some_row(rng, {"top_k", "top_p", "min_p", "repetition"}) for _ in range(24)]

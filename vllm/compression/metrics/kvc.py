@@ -53,7 +53,8 @@ class KVC:
             if self.power == 2:
                 told = told.square_()
             at = o.query_positions[first:last]
-            told *= (at[:, None] - o.positions[:, None] >= o.buffer)[:, None]
+            if o.buffer:  # younger KVs than a query have no attention of it
+                told *= (at[:, None] - o.positions[:, None] >= o.buffer)[:, None]
             paid = told.sum(2)  # [H, G, T]
             if self.average and self.window is not None and not o.decoding:
                 paid *= self._unseen(o)[:, None]
