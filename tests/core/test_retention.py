@@ -77,7 +77,7 @@ def test_a_range_holds_for_all_that_it_needs() -> None:
 
 def use(uses: Uses, now: float, *ranges: Retention) -> tuple[int, float]:
     uses.now = now
-    told = uses.used(A, None, 0, CacheHints(ranges))
+    (told,) = uses.used([A], CacheHints(ranges))
     assert uses.last(A) == told
     return told.priority, told.expires
 
@@ -107,6 +107,6 @@ def test_the_memory_is_bounded(keys: list[Key]) -> None:
     uses = Uses(2, 16)
     for now, key in enumerate(keys):
         uses.now = float(now)
-        uses.used(key, None, 0)
+        uses.used([key])
         assert len(uses) <= 2
         assert uses.last(key).time == now

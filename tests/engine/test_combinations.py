@@ -133,7 +133,7 @@ def idle(engine: LLMEngine) -> bool:
     while kv.tiers is not None and kv.tiers.busy:
         kv.wait(0.01)
     kv.check()
-    return kv.reset() and kv.pool.free == kv.num_blocks and not kv._tables and not kv._lineages
+    return kv.reset() and kv.pool.free == kv.num_blocks and not kv._tables and not kv._names
 
 
 @pytest.fixture(scope="module")

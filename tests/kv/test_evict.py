@@ -123,7 +123,7 @@ def test_a_chains_end_goes_before_its_beginning(policy: str, seed: int) -> None:
 
 
 def test_leaf_first_changes_nothing_where_the_order_is_closed() -> None:
-    bare, wrapped = LRU(), LeafFirst(LRU())
+    bare, wrapped = LRU(), LeafFirst(Banded(LRU))
     for policy in (bare, wrapped):
         for chain in "ab":
             for depth in reversed(range(4)):

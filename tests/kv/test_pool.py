@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from vllm.kv.evict.lru import LRU
+from vllm.kv.evict import make as policy
 from vllm.kv.index import Index
 from vllm.kv.lineage import Key
 from vllm.kv.pool import BlockPool
@@ -22,7 +22,7 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.index = Index()
-        self.pool = BlockPool(BLOCKS, LRU(), self.index, Uses(100, 16))
+        self.pool = BlockPool(BLOCKS, policy("lru"), self.index, Uses(100, 16))
         self.holders: list[list[int]] = []
         self.names: dict[int, Key] = {}  # block -> key
         self.left: list[Key] = []  # cached keys, longest unused first
@@ -114,7 +114,7 @@ TestPool = PoolMachine.TestCase
 
 
 def make(blocks: int = 3) -> BlockPool:
-    return BlockPool(blocks, LRU(), Index(), Uses(100, 16))
+    return BlockPool(blocks, policy("lru"), Index(), Uses(100, 16))
 
 
 def test_release_of_what_is_not_held_fails_at_once():

@@ -350,7 +350,7 @@ class TiersMachine(RuleBasedStateMachine):
         assert pool.available == pool.num_blocks, "a block is lost"
         assert not pool._pinned
         assert not self.kv._tables
-        assert not self.kv._computing
+        assert not self.kv._expected
         assert not tiers.loads._loads
         assert not tiers.loads._waiting
         assert not tiers.loads._revoked

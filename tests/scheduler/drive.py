@@ -260,8 +260,8 @@ class Drive:
         assert not scheduler._by_request
         assert not scheduler.loading
         assert not scheduler._arrived
-        assert not self.kv._computing
-        assert scheduler._queued_reqs == scheduler._queued_tokens == 0
+        assert not self.kv._expected
+        assert scheduler._queue._requests == scheduler._queue._tokens == 0
         assert not self.kv._tables
         assert self.kv.usage == 0
         assert pool._refs == [0] * pool.num_blocks

@@ -12,9 +12,9 @@ import random
 
 import pytest
 
-from vllm.kv import manager as manager_module
+from vllm.kv import names as names_module
 from vllm.kv.index import BlockId
-from vllm.kv.lineage import Lineage, root
+from vllm.kv.lineage import root
 from vllm.kv.manager import KVManager
 from vllm.scheduler.compression import Compression
 
@@ -61,7 +61,7 @@ def test_with_all_rules_nobody_reads_what_is_not_its_own():
 
 
 def no_fingerprint(monkeypatch):
-    monkeypatch.setattr(manager_module, "root", lambda fingerprint, salt=None: root(b"", None))
+    monkeypatch.setattr(names_module, "root", lambda fingerprint, salt=None: root(b"", None))
 
 
 def no_window(monkeypatch):
@@ -78,7 +78,7 @@ def no_lossy_lineage(monkeypatch):
             plain(self, seq, tokens, computed)
             return
         size, ids = self.spec.block_size, table.head_blocks[0, 0]
-        lineage = Lineage(root(self._fingerprint, None), size)
+        lineage = self._names.new(None)
         lineage.extend(tokens, computed // size)
         kept = int(table.lengths[0, 0]) - table.tokens
         for i, key in enumerate(lineage.keys()):

@@ -101,7 +101,7 @@ def test_random_lives_with_ends_that_are_loaded_meanwhile(part):
         drive.kv.tiers.cost.front = lambda n, *a, size=size, rng=rng, **m: (
             rng.randrange(n // size) * size
         )
-        drive.scheduler._is_alone = lambda sequence: True
+        drive.scheduler._admission._may_meet = lambda sequence, running: True
         for _ in range(60):
             op = rng.random()
             if op < 0.5:

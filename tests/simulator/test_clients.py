@@ -97,7 +97,7 @@ def test_the_closed_loop_waits_and_repeats_the_answers(seed: int) -> None:
     for talk in talks:
         turns = sessions[talk.name]
         for number, (before, after) in enumerate(pairwise(turns), 1):
-            said = before.ask.prompt + before.tokens
+            said = [*before.ask.prompt, *before.tokens]
             question = f"\nHuman: {talk.questions[number]}\nAssistant:"
             assert after.ask.prompt == said + encode(question)
             assert after.ask.arrival > before.finished

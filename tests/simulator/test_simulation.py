@@ -121,7 +121,7 @@ def test_a_session_goes_on_when_its_turn_ends() -> None:
         turns["count"] += 1
         if turns["count"] > 5:
             return []
-        prompt = told.ask.prompt + told.tokens + [9] * 10
+        prompt = [*told.ask.prompt, *told.tokens, *[9] * 10]
         return [Ask(told.finished + 1.0, prompt, 4)]
 
     done = engine.run([Ask(0.0, [5] * 40, 4)], follow=follow)

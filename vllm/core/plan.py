@@ -7,6 +7,7 @@ outputs = scheduler.update(plan, result)
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -39,7 +40,7 @@ class NewSequence:
     """A sequence that the workers do not know, or have forgotten since its preemption."""
 
     seq: int
-    tokens: list[int]  # prompt and what has been generated
+    tokens: list[int]  # prompt and what has been generated; nobody may change it
     prompt_len: int
     params: SamplingParams
     sampling_seed: int  # the random numbers of position p are a function of (sampling_seed, p)
@@ -73,6 +74,15 @@ class Compress:
 
 
 @dataclass(slots=True)
+class Coasting:
+    """Sequences without rows that decode one token in each step, as `Foresight` allows."""
+
+    sequences: int
+    kv_tokens: int  # keys that they read in the first step; in each later one `sequences` more
+    most: int  # so many steps may be made one after the other; more than one: there are no rows
+
+
+@dataclass(slots=True)
 class StepPlan:
     """One step. Row i: sequence `seqs[i]` computes `counts[i]` tokens from position `starts[i]`.
 
@@ -91,10 +101,17 @@ class StepPlan:
     forget: list[int]
     park: list[int] = field(default_factory=list)
     compress: list[Compress] = field(default_factory=list)  # also of sequences without a row
+    coasting: Coasting | None = None  # beside the rows
 
     @property
     def num_tokens(self) -> int:
-        return int(self.counts.sum())
+        coasting = 0 if self.coasting is None else self.coasting.sequences
+        return int(self.counts.sum()) + coasting
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that compute something."""
+        return len(self.seqs) + (0 if self.coasting is None else self.coasting.sequences)
 
 
 @dataclass(slots=True)
@@ -107,6 +124,7 @@ class StepResult:
     failed: dict[int, str] | None = None  # sequence that sampled in vain -> why; its token is not
     kept: list[np.ndarray] = field(default_factory=list)  # as `compress`: KVs, int32 [L, H]
     choices: dict[int, Choice] = field(default_factory=dict)  # sequence -> of orders that share
+    steps: int = 1  # that were made: more than one only of those that coast
 
 
 class BlockIO(Protocol):
@@ -114,6 +132,21 @@ class BlockIO(Protocol):
 
     def view(self, block: int) -> memoryview:
         """All bytes of one block, writable, in the arena itself."""
+        ...
+
+
+class Foresight(Protocol):
+    """An executor that knows what it will sample; see `scheduler.coast`.
+
+    It reads no blocks: plans do not tell those that sequences without rows are given.
+    """
+
+    def certain(self, seq: int) -> int:
+        """How many of the sequence's next tokens do not fail; none but the last may end it."""
+        ...
+
+    def foretell(self, seq: int, count: int) -> array[int]:
+        """Its next tokens, which are sampled by that."""
         ...
 
 

@@ -6,6 +6,8 @@ as msgpack when the core is a process of its own, and as they are when it is not
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from vllm.core.compression import CompressionParams, CompressionStats
@@ -66,7 +68,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
 
     request_id: str
     index: int  # which of the request's n outputs
-    token_ids: list[int]
+    token_ids: Sequence[int]
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None  # of this step's part of the prompt
     finish_reason: str | None = None

@@ -99,9 +99,8 @@ class EngineCore:
 
     def step(self) -> StepOutputs:
         plan = self.scheduler.schedule(self._clock())
-        if not (plan.seqs or plan.compress) and (
-            self.scheduler.in_transfer or self.scheduler.waiting
-        ):
+        idle = not (plan.seqs or plan.compress or plan.coasting)
+        if idle and (self.scheduler.in_transfer or self.scheduler.waiting):
             self.scheduler.kv.wait(IDLE_WAIT)
         start = self._clock()
         try:
@@ -116,7 +115,7 @@ class EngineCore:
     def _learn(self, plan: StepPlan, seconds: float) -> None:
         """Tell the tiers how fast prompts are computed, from steps that did little else."""
         tiers = self.scheduler.kv.tiers
-        if tiers is not None and len(plan.seqs) and plan.num_tokens >= 16 * len(plan.seqs):
+        if tiers is not None and plan.seqs and plan.num_tokens >= 16 * plan.num_sequences:
             tiers.cost.prefilled(plan.num_tokens, seconds)
 
     def reset_prefix_cache(self, running: bool = False, below: bool = False) -> bool:

@@ -20,9 +20,9 @@ class Index:
     def __init__(self) -> None:
         self._device: dict[Key, BlockId] = {}
 
-    def add(self, key: Key, block: BlockId) -> None:
-        assert key not in self._device, "a key has one block on the device"
-        self._device[key] = block
+    def add(self, key: Key, block: BlockId) -> bool:
+        """False, and nothing changes, when the key has a block already."""
+        return self._device.setdefault(key, block) == block
 
     def drop(self, key: Key) -> BlockId:
         return self._device.pop(key)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import NewType
+from functools import lru_cache
+from typing import NewType, cast
 
 Key = NewType("Key", bytes)  # 32 bytes
 
@@ -19,6 +20,7 @@ class LossyLineageError(RuntimeError):
     """A compressed sequence was asked for a key; what it computes is wrong for everybody else."""
 
 
+@lru_cache(maxsize=1024)
 def root(fingerprint: bytes, salt: str | None = None) -> Key:
     """Where a sequence's chain starts. The salt keeps tenants apart; none is not the empty salt."""
     digest = hashlib.sha256(b"vllm-kv-root" + len(fingerprint).to_bytes(8, "little") + fingerprint)
@@ -62,10 +64,10 @@ class Lineage:
         """How many blocks have a key by now."""
         return len(self._keys)
 
-    def begin(self, keys: Iterable[Key]) -> None:
+    def begin(self, keys: Iterable[bytes]) -> None:
         """The first blocks have these keys, whatever their tokens are. Before any has a key."""
         assert not self._keys, "keys are only ever appended"
-        self._keys = list(keys)
+        self._keys = cast("list[Key]", list(keys))
 
     def extend(self, tokens: Sequence[int], blocks: int) -> None:
         """Make sure that the first `blocks` blocks of the sequence's `tokens` have keys."""

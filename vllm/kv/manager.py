@@ -20,8 +20,9 @@ from vllm.kv.evict import make
 from vllm.kv.heads import Heads
 from vllm.kv.hierarchy import Hierarchy, Hit
 from vllm.kv.index import BlockId, Index
-from vllm.kv.lineage import Key, Lineage, compressed, root
+from vllm.kv.lineage import Key, Lineage, compressed
 from vllm.kv.meeting import Meetings
+from vllm.kv.names import Expected, Names
 from vllm.kv.pool import BlockPool
 from vllm.kv.prefetch import Prefetch
 from vllm.kv.retention import FIRST_TO_GO, LAST_TO_GO, Uses
@@ -51,16 +52,16 @@ class KVManager:
         policy: str = "lru",
     ) -> None:
         self.spec = spec
+        self._block_size = spec.block_size
         self.caching = enable_caching
-        self._fingerprint = fingerprint
         self.policy = policy
         self.uses = Uses(USES_A_BLOCK * num_blocks, spec.block_size)
         self._index = Index()
         self._pool = BlockPool(num_blocks, make(policy), self._index, self.uses)
         self._tables: dict[int, BlockTable] = {}
         self._heads = Heads(spec, self._pool)  # of compressed sequences, which have no BlockTable
-        self._lineages: dict[int, Lineage] = {}  # of sequences that wait
-        self._computing: dict[Key, int] = {}  # prompt blocks that a sequence is about to publish
+        self._names = Names(fingerprint, spec.block_size)
+        self._expected = Expected()
         self._tiers: Hierarchy | None = None
         self._prefetch: Prefetch | None = None
         self._meetings: Meetings | None = None
@@ -88,7 +89,7 @@ class KVManager:
         return 0 if self._snapshots is None else self._snapshots.held
 
     def blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.spec.block_size)
+        return -(-tokens // self._block_size)
 
     def lookup(self, tokens: Sequence[int], salt: str | None, limit: int) -> int:
         """How many leading tokens, at most `limit`, are cached, in whole blocks. Pins nothing."""
@@ -96,8 +97,8 @@ class KVManager:
 
     def keys(self, tokens: Sequence[int], salt: str | None, limit: int) -> Sequence[Key]:
         """The keys of the full blocks among the first `limit` tokens of a sequence."""
-        lineage = Lineage(root(self._fingerprint, salt), self.spec.block_size)
-        lineage.extend(tokens, min(limit, len(tokens)) // self.spec.block_size)
+        lineage = self._names.new(salt)
+        lineage.extend(tokens, min(limit, len(tokens)) // self._block_size)
         return lineage.keys()
 
     def found(self, keys: Sequence[Key]) -> tuple[int, int]:
@@ -105,7 +106,7 @@ class KVManager:
         device = total = len(self._index.leading(keys))
         if self._tiers is not None:
             total += len(self._tiers.find(keys[device:]))
-        return device * self.spec.block_size, total * self.spec.block_size
+        return device * self._block_size, total * self._block_size
 
     def probe(
         self, seq: int, tokens: Sequence[int], salt: str | None, limit: int
@@ -116,16 +117,14 @@ class KVManager:
         """
         table = self._tables.get(seq)
         if table is not None:  # forked
-            held = len(table.blocks) * self.spec.block_size
+            held = len(table.blocks) * self._block_size
             return held, held
         spilled = self._spilled(seq)
         if spilled is not None:
             return 0, spilled.tokens
         if not self.caching:
             return 0, 0
-        lineage = self._lineage(seq, salt)
-        lineage.extend(tokens, limit // self.spec.block_size)
-        return self.found(lineage.keys()[: limit // self.spec.block_size])
+        return self.found(self._names.keys(seq, tokens, salt, limit))
 
     def seek(self, seq: int, tokens: Sequence[int], salt: str | None, limit: int) -> None:
         """A sequence has come: ask the shared store, if there is one, what it has of it.
@@ -134,9 +133,7 @@ class KVManager:
         """
         if self._tiers is None or self._tiers.seeker is None or not self.caching:
             return
-        lineage = self._lineage(seq, salt)
-        lineage.extend(tokens, limit // self.spec.block_size)
-        self._tiers.seek(seq, lineage.keys()[: limit // self.spec.block_size])
+        self._tiers.seek(seq, self._names.keys(seq, tokens, salt, limit))
 
     def seeks(self, seq: int) -> bool:
         """Whether the answer is worth waiting for, for a moment."""
@@ -146,13 +143,10 @@ class KVManager:
         """Whether the first block that is in no tier is being computed by another sequence."""
         if not self.caching or seq in self._tables or self._spilled(seq) is not None:
             return False
-        lineage = self._lineage(seq, salt)
-        blocks = (len(tokens) - 1) // self.spec.block_size
-        lineage.extend(tokens, blocks)
-        for key in lineage.keys()[:blocks]:
+        for key in self._names.keys(seq, tokens, salt, len(tokens) - 1):
             if self._index.block(key) is not None:
                 continue
-            if key in self._computing:
+            if key in self._expected:
                 return True
             if self._tiers is None or not self._tiers.has(key):
                 return False
@@ -183,20 +177,22 @@ class KVManager:
         limit = len(tokens) - 1 if limit is None else min(limit, len(tokens) - 1)
         table = self._tables.get(seq)
         if table is not None:
-            table.cached = len(table.blocks) * self.spec.block_size
+            table.cached = len(table.blocks) * self._block_size
             return self._fill(table, len(tokens), headroom)
-        lineage = self._lineage(seq, salt)
+        lineage = self._names.of(seq, salt)
         spilled = self._spilled(seq)
         if spilled is not None:
-            return self._admit_spilled(seq, spilled, len(tokens), headroom, hints)
-        found, below = self._find(lineage, tokens, limit) if self.caching else ([], [])
-        front = 0
+            return self._admit_spilled(seq, spilled, lineage, len(tokens), headroom, hints)
+        keys = self._names.keys(seq, tokens, salt, limit) if self.caching else ()
+        device, below = self._find(keys)
+        front, loaded = 0, below
         if below and self._tiers is not None:
             needed = self.blocks_for(len(tokens)) + len(below) + headroom
             both = may_meet and self._pool.available >= needed
             front = self._tiers.to_compute(below, both=both)
-            found += [] if front else below
-        shared = [hit.block for hit in found if hit.block is not None]
+            loaded = [] if front else below
+        arriving = [hit.block for hit in loaded]
+        shared = device + [block for block in arriving if block is not None]
         missing = self.blocks_for(len(tokens)) - len(shared)
         if not self._has_room(missing + headroom, shared):
             return None
@@ -204,33 +200,42 @@ class KVManager:
         new = self._pool.allocate(missing)
         assert new is not None
         fresh = iter(new)
-        table = BlockTable(self._lineages.pop(seq), hints=hints)
-        table.blocks = [next(fresh) if hit.block is None else hit.block for hit in found]
+        self._names.take(seq)
+        table = BlockTable(lineage, hints=hints)
+        found = len(device) + len(loaded)
+        table.blocks = device
+        table.blocks += [next(fresh) if block is None else block for block in arriving]
         table.blocks += fresh
-        table.cached = len(found) * self.spec.block_size
+        table.cached = found * self._block_size
         self._tables[seq] = table
-        self._account(seq, table, found, tokens)
+        self._account(seq, table, found, loaded, tokens)
         if below and self._tiers is not None and self._meetings is not None:
             end = below[front:] if front else []
             self._tiers.cost.chose(load=not front, both=bool(end))
             if end:
-                begin = (len(found) + front) * self.spec.block_size
+                begin = (found + front) * self._block_size
                 self._meetings.arrange(seq, begin, end)
         # While they are on their way, nobody may take its blocks for what they are to become.
-        table.published = 0 if self.waits(seq) else len(found)
+        table.published = 0 if self.waits(seq) else found
         if self._prefetch is not None:
             self._prefetch.drop(seq)
         return table.cached
 
     def _fill(self, table: BlockTable, tokens: int, headroom: int) -> int | None:
         """Blocks for what a table that holds some lacks; the tokens that it needs not compute."""
-        missing = self.blocks_for(tokens) - len(table.blocks)
-        if not self._has_room(missing + headroom):
+        new = self._take(self.blocks_for(tokens) - len(table.blocks), headroom)
+        if new is None:
             return None
-        new = self._pool.allocate(missing)
-        assert new is not None
         table.blocks += new
         return table.cached
+
+    def _take(self, blocks: int, headroom: int = 0) -> list[BlockId] | None:
+        """So many more blocks, if that leaves as many as `headroom`."""
+        if not self._has_room(blocks + headroom):
+            return None
+        new = self._pool.allocate(blocks)
+        assert new is not None
+        return new
 
     def _has_room(
         self, blocks: int, shared: Sequence[BlockId] = (), spare: Key | None = None
@@ -295,7 +300,13 @@ class KVManager:
         return self._tiers is not None and self._tiers.spills.going
 
     def _admit_spilled(
-        self, seq: int, spilled: Spilled, tokens: int, headroom: int, hints: CacheHints
+        self,
+        seq: int,
+        spilled: Spilled,
+        lineage: Lineage,
+        tokens: int,
+        headroom: int,
+        hints: CacheHints,
     ) -> int | None:
         assert self._tiers is not None
         if spilled.storing:
@@ -303,72 +314,57 @@ class KVManager:
         count = self._heads.blobs(seq)
         if count is not None:
             # One more: for the KVs of the token that it computes next.
-            if not self._has_room(count + 1 + headroom):
+            blocks = self._take(count, 1 + headroom)
+            if blocks is None:
                 return None
-            blocks = self._pool.allocate(count)
-            assert blocks is not None
-            self._lineages.pop(seq, None)
+            self._names.take(seq)
             self._heads.take_back(seq, blocks)
             self._tiers.spills.bring_back(seq, blocks)
             return spilled.tokens
-        table = BlockTable(self._lineages[seq], cached=spilled.tokens, hints=hints, resumed=True)
+        table = BlockTable(lineage, cached=spilled.tokens, hints=hints, resumed=True)
         cached = self._fill(table, tokens, headroom)
         if cached is not None:
-            del self._lineages[seq]
+            self._names.take(seq)
             self._tables[seq] = table
             self._tiers.spills.bring_back(seq, table.blocks[: len(spilled.names)])
         return cached
 
     # ---- what is found ------------------------------------------------------------------------
 
-    def _find(
-        self, lineage: Lineage, tokens: Sequence[int], limit: int
-    ) -> tuple[list[Hit], list[Hit]]:
+    def _find(self, keys: Sequence[Key]) -> tuple[list[BlockId], list[Hit]]:
         """The longest leading run that the device has, and how slower tiers prolong it."""
-        lineage.extend(tokens, limit // self.spec.block_size)
-        keys = lineage.keys()[: limit // self.spec.block_size]
         device = self._index.leading(keys)
-        found = [Hit(key, block, "device") for key, block in zip(keys, device, strict=False)]
-        return found, [] if self._tiers is None else self._tiers.find(keys[len(device) :])
+        return device, [] if self._tiers is None else self._tiers.find(keys[len(device) :])
 
     def _account(
-        self, seq: int, table: BlockTable, found: list[Hit], tokens: Sequence[int]
+        self, seq: int, table: BlockTable, found: int, loaded: list[Hit], tokens: Sequence[int]
     ) -> None:
-        for hit in found:
-            size = self.spec.block_size
+        """What came of its first `found` blocks, the last of which are `loaded`, is written down;
+        and that it is to compute the others."""
+        size = self._block_size
+        if found > len(loaded):
+            table.sources["device"] = (found - len(loaded)) * size
+        for hit in loaded:
             table.sources[hit.tier] = table.sources.get(hit.tier, 0) + size
         if not self.caching:
             return
+        full = table.promised = len(tokens) // size
+        table.lineage.extend(tokens, full)
+        keys = table.lineage.keys()
         if self._pool.residency is not None:
-            for hit in found:
-                self._pool.residency.used(hit.key, self.uses.now)
+            for key in keys[:found]:
+                self._pool.residency.used(key, self.uses.now)
         if self._tiers is not None:
-            self._tiers.write_back.used(hit.key for hit in found)
-            loads = [
-                (hit, block)
-                for hit, block in zip(found, table.blocks, strict=False)
-                if hit.tier != "device"
-            ]
+            self._tiers.write_back.used(keys[:found])
+            blocks = table.blocks[found - len(loaded) : found]
+            loads = [p for p in zip(loaded, blocks, strict=True) if p[0].tier != "device"]
             if loads:
                 self._tiers.load(seq, loads)
-        full = len(tokens) // self.spec.block_size
-        table.lineage.extend(tokens, full)
-        table.promised = list(table.lineage.keys()[len(found) : full])
-        for key in table.promised:
-            self._computing.setdefault(key, seq)
+        self._expected.add(keys[found:full], seq)
 
-    def introduce(self, seq: int, salt: str | None, keys: Iterable[Key]) -> None:
+    def introduce(self, seq: int, salt: str | None, keys: Iterable[bytes]) -> None:
         """A sequence will be admitted whose first blocks have these keys."""
-        self._lineages.pop(seq, None)
-        self._lineage(seq, salt).begin(keys)
-
-    def _lineage(self, seq: int, salt: str | None) -> Lineage:
-        """The keys of a sequence that waits; it keeps them from one try to the next."""
-        lineage = self._lineages.get(seq)
-        if lineage is None:
-            start = root(self._fingerprint, salt)
-            lineage = self._lineages[seq] = Lineage(start, self.spec.block_size)
-        return lineage
+        self._names.introduce(seq, salt, keys)
 
     # ---- both at once -------------------------------------------------------------------------
 
@@ -392,7 +388,7 @@ class KVManager:
             return None
         saved = self._meetings.sources(seq, computed)
         table = self._tables[seq]
-        first, last = computed // self.spec.block_size, end // self.spec.block_size
+        first, last = computed // self._block_size, end // self._block_size
         assert table.published == first, "what it has computed is published"
         keys = table.lineage.keys()[first:last]
         loaded = [self._index.place(key) for key in keys]
@@ -400,9 +396,7 @@ class KVManager:
         self._pool.release(table.blocks[first:last])
         table.blocks[first:last] = loaded
         table.published, table.cached = last, end
-        for key in keys:
-            if self._computing.get(key) == seq:
-                del self._computing[key]
+        self._expected.drop(keys, seq)
         self._meetings.drop(seq)
         return saved
 
@@ -425,7 +419,7 @@ class KVManager:
                 self._heads.arrived(seq)
                 continue
             table = self._tables[seq]
-            table.published = sum(table.sources.values()) // self.spec.block_size
+            table.published = sum(table.sources.values()) // self._block_size
         for seq in failed:
             self.release(seq)
         return ready, failed
@@ -483,7 +477,7 @@ class KVManager:
     def attach(self, tiers: Hierarchy) -> None:
         """Put slower tiers under the device. Before the first admission."""
         self._tiers = tiers
-        self._meetings = Meetings(tiers, self._pool, self._index, self.spec.block_size)
+        self._meetings = Meetings(tiers, self._pool, self._index, self._block_size)
         self.uses.limit += sum(level.shelf.capacity for level in tiers.levels)
         self.sessions.limit = self.uses.limit
 
@@ -496,9 +490,7 @@ class KVManager:
         """Bring up what a sequence that waits will be admitted with, and keep it for that."""
         if self._prefetch is None or seq in self._tables or self._spilled(seq) is not None:
             return
-        lineage = self._lineage(seq, salt)
-        lineage.extend(tokens, limit // self.spec.block_size)
-        self._prefetch.want(seq, lineage.keys()[: limit // self.spec.block_size])
+        self._prefetch.want(seq, self._names.keys(seq, tokens, salt, limit))
 
     def keep_prefetched(self, seqs: set[int]) -> None:
         """Give back what was prefetched for others than these."""
@@ -514,7 +506,7 @@ class KVManager:
         blocks the session has in the cache.
         """
         assert verb in VERBS
-        keys = self.sessions.keys(root(self._fingerprint, salt), name)
+        keys = self.sessions.keys(self._names.root(salt), name)
         if verb == "prefetch":
             if self._tiers is not None:
                 self._pool.release(reversed(self._tiers.bring(keys, self._pool.available)))
@@ -532,29 +524,30 @@ class KVManager:
         below = self._tiers is not None and self._tiers.has(key)
         return below or self._index.block(key) is not None
 
-    def grow(self, seq: int, tokens: int) -> Sequence[int] | None:
+    def grow(self, seq: int, tokens: int) -> list[int] | None:
         """Blocks added so that the table holds `tokens` tokens; None when there are too few.
 
         Head blocks, as `core.plan.StepPlan` wants them, where the sequence is compressed.
         """
-        if seq in self._heads.tables:
-            blocks = self._heads.blocks_to_grow(seq, tokens)
-            if blocks and not self._has_room(blocks):
-                return None
-            added = self._heads.grow(seq, tokens)
-            assert added is not None
-            ids: list[int] = added.tolist()
-            return ids
-        table = self._tables[seq]
-        missing = self.blocks_for(tokens) - len(table.blocks)
-        if missing <= 0:
+        table = self._tables.get(seq)
+        if table is None:
+            return self._grow_heads(seq, tokens)
+        if tokens <= len(table.blocks) * self._block_size:
             return []
-        if not self._has_room(missing):
+        new = self._take(self.blocks_for(tokens) - len(table.blocks))
+        if new is None:
             return None
-        new = self._pool.allocate(missing)
-        assert new is not None
         table.blocks += new
-        return new
+        return [*new]
+
+    def _grow_heads(self, seq: int, tokens: int) -> list[int] | None:
+        blocks = self._heads.blocks_to_grow(seq, tokens)
+        if blocks and not self._has_room(blocks):
+            return None
+        added = self._heads.grow(seq, tokens)
+        assert added is not None
+        ids: list[int] = added.tolist()
+        return ids
 
     def fork(self, parent: int, child: int, tokens: int) -> None:
         """Let `child` hold the parent's full blocks among its first `tokens` computed tokens.
@@ -562,7 +555,7 @@ class KVManager:
         Shared blocks are never written again, by either: the child computes the rest itself.
         """
         source = self._tables[parent]
-        full = tokens // self.spec.block_size
+        full = tokens // self._block_size
         shared = source.blocks[:full]
         self._pool.share(shared)
         published = min(full, source.published)
@@ -576,26 +569,27 @@ class KVManager:
         Called once the step that computed them has succeeded. A lossy sequence publishes nothing:
         rule R3 of the caching contract.
         """
-        if seq in self._heads.tables:
+        table = self._tables.get(seq)
+        if table is None:  # compressed
             return
-        table = self._tables[seq]
-        full = computed // self.spec.block_size
-        if not self.caching or full <= table.published:
+        full = computed // self._block_size
+        if full <= table.published or not self.caching:
             return
         table.lineage.extend(tokens, full)
-        for i in range(table.published, full):
-            key = table.lineage.key(i)
-            self._computing.pop(key, None)
-            if not self._pool.is_published(table.blocks[i]):
-                stored = self._pool.publish(table.blocks[i], key)
-                if self._tiers is not None:
-                    self._tiers.on_device(key)
-                    if stored:
-                        self._tiers.write_back.computed(key)
-                if stored and self.events is not None:
-                    size = self.spec.block_size
-                    parent = table.lineage.key(i - 1) if i else None
-                    self.events.stored(key, "device", parent, tokens[i * size : (i + 1) * size])
+        keys = table.lineage.keys()[table.published : full]
+        self._expected.published(keys)
+        stored = self._pool.publish_all(table.blocks[table.published : full], keys)
+        if self._tiers is not None:
+            for key in keys:
+                self._tiers.on_device(key)
+            for i in stored:
+                self._tiers.write_back.computed(keys[i])
+        if self.events is not None:
+            size = self._block_size
+            for i in (table.published + i for i in stored):
+                parent = table.lineage.key(i - 1) if i else None
+                told = tokens[i * size : (i + 1) * size]
+                self.events.stored(table.lineage.key(i), "device", parent, told)
         table.published = full
 
     def release(self, seq: int) -> None:
@@ -615,7 +609,7 @@ class KVManager:
     def _release(self, seq: int) -> None:
         if self._meetings is not None:
             self._meetings.drop(seq)
-        self._lineages.pop(seq, None)
+        self._names.take(seq)
         self._heads.release(seq)
         if self._snapshots is not None:
             self._snapshots.forget(seq)
@@ -624,17 +618,13 @@ class KVManager:
             self._release_blocks(seq, table)
 
     def _release_blocks(self, seq: int, table: BlockTable) -> None:
-        for key in table.promised:
-            if self._computing.get(key) == seq:
-                del self._computing[key]
-        keys = table.lineage.keys()
-        if table.hints.session and table.published:
-            self.sessions.note(table.lineage.root, table.hints.session, keys[: table.published])
-        for i in reversed(range(len(table.blocks))):
-            if i < table.published:
-                self.uses.used(keys[i], keys[i - 1] if i else None, i, table.hints)
-                self._pool.renew(table.blocks[i], keys[i])
-            self._pool.release(table.blocks[i : i + 1])
+        keys, published = table.lineage.keys(), table.published
+        self._expected.drop(keys[published : table.promised], seq)
+        if table.hints.session and published:
+            self.sessions.note(table.lineage.root, table.hints.session, keys[:published])
+        self._pool.release(reversed(table.blocks[published:]))
+        uses = self.uses.used(keys[:published], table.hints)
+        self._pool.release_used(table.blocks[:published], list(zip(keys, uses, strict=False)))
 
     # ---- compression --------------------------------------------------------------------------
 
@@ -673,13 +663,13 @@ class KVManager:
 
     def share_compressed(self, io: BlockIO) -> None:
         """Let sequences share compressed prefixes. Before the first admission."""
-        self._snapshots = Snapshots(self._pool, self._heads, io, self.spec.block_size)
+        self._snapshots = Snapshots(self._pool, self._heads, io, self._block_size)
 
     def shared_key(self, tokens: Sequence[int], salt: str | None, shape: bytes) -> Key | None:
         """The key of a prefix that is compressed so; None where none are shared."""
         if self._snapshots is None:
             return None
-        return compressed(root(self._fingerprint, salt), tokens, shape)
+        return compressed(self._names.root(salt), tokens, shape)
 
     def share(self, seq: int, key: Key, choice: Choice) -> None:
         """Keep what a sequence has just been compressed to for others, as long as there is room."""
@@ -709,7 +699,7 @@ class KVManager:
         assert self._snapshots is not None
         if not self._has_room(self._snapshots.missing(snapshot, tokens) + headroom, spare=key):
             return None
-        self._lineages.pop(seq, None)
+        self._names.take(seq)
         if self._prefetch is not None:
             self._prefetch.drop(seq)
         return self._snapshots.begin(seq, key).tokens
@@ -746,7 +736,7 @@ class KVManager:
         if seq not in self._tables:
             return ()
         lineage = self._tables[seq].lineage
-        return () if lineage.lossy else lineage.keys()[: tokens // self.spec.block_size]
+        return () if lineage.lossy else lineage.keys()[: tokens // self._block_size]
 
     def blocks(self, seq: int) -> list[BlockId]:
         """The sequence's table; the caller must not change it."""
@@ -762,7 +752,7 @@ class KVManager:
         table = self._heads.tables.get(seq)
         if table is not None:
             return table.tokens
-        return len(self._tables[seq].blocks) * self.spec.block_size
+        return len(self._tables[seq].blocks) * self._block_size
 
     def reset(self, *, below: bool = True) -> bool:
         """Forget all cached content, or only the device's. False while sequences hold any of it.
@@ -816,7 +806,7 @@ class KVManager:
         self._pool.check(holders)
         for table in self._tables.values():
             assert table.published <= len(table.blocks)
-        assert not self._lineages.keys() & self._tables.keys()
-        assert all(seq in self._tables for seq in self._computing.values())
+        assert not any(seq in self._names for seq in self._tables)
+        assert self._expected.sequences() <= self._tables.keys()
         if self._tiers is not None:
             self._tiers.check()

@@ -14,10 +14,10 @@ evicted, so that content which nobody can find never pushes out content that som
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from vllm.kv.evict import EvictionPolicy
+from vllm.kv.evict import LeafFirst, Use
 from vllm.kv.index import BlockId, Index
 from vllm.kv.lineage import Key
 from vllm.kv.retention import Uses
@@ -27,10 +27,11 @@ from vllm.observe.residency import Residency
 class BlockPool:
     """All device blocks, by number. Allocation is all or nothing; a refusal changes nothing."""
 
-    def __init__(self, num_blocks: int, policy: EvictionPolicy, index: Index, uses: Uses) -> None:
+    def __init__(self, num_blocks: int, policy: LeafFirst, index: Index, uses: Uses) -> None:
         self.num_blocks = num_blocks
         self._uses = uses
         self._refs = [0] * num_blocks
+        self._held = 0  # blocks with any
         self._keys: list[Key | None] = [None] * num_blocks
         self._free = [BlockId(i) for i in reversed(range(num_blocks))]  # a stack, 0 on top
         self._policy = policy
@@ -43,7 +44,8 @@ class BlockPool:
     @property
     def available(self) -> int:
         """Blocks that `allocate` could hand out now."""
-        return len(self._free) + len(self._policy) - sum(k in self._policy for k in self._pinned)
+        pinned = sum(key in self._policy for key in self._pinned) if self._pinned else 0
+        return self.num_blocks - self._held - pinned
 
     @property
     def free(self) -> int:
@@ -52,37 +54,45 @@ class BlockPool:
 
     @property
     def held(self) -> int:
-        return self.num_blocks - len(self._free) - len(self._policy)
+        return self._held
 
     def allocate(self, count: int) -> list[BlockId] | None:
         """`count` blocks with one reference each, evicting cached ones as needed; None: too few."""
+        assert count >= 0
         if count > self.available:
             return None
         self._evict(count - len(self._free))
-        taken = [self._free.pop() for _ in range(count)]
+        taken = self._free[len(self._free) - count :]
+        del self._free[len(self._free) - count :]
+        taken.reverse()
         for block in taken:
             self._refs[block] = 1
+        self._held += count
         return taken
 
     def _evict(self, count: int) -> None:
         if count <= 0:
             return
-        chosen = [key for key, _ in self.next_victims(count)]
+        chosen = list(islice(self._victims(), count))
         if self.on_evict is not None:
             self.on_evict(chosen)
         if self.residency is not None:
             for key in chosen:
                 self.residency.evicted(key, self._uses.now)
+        self._policy.evict_all(chosen)
         for key in chosen:
-            self._policy.evict(key)
             block = self._index.drop(key)
             self._keys[block] = None
             self._free.append(block)
 
+    def _victims(self) -> Iterator[Key]:
+        """The keys that may be evicted, next one first."""
+        keys = self._policy.victims(self._uses.now)
+        return (key for key in keys if key not in self._pinned) if self._pinned else keys
+
     def next_victims(self, count: int) -> list[tuple[Key, BlockId]]:
         """The cached blocks that would be evicted next, at most `count`, and where they are."""
-        unpinned = (key for key in self._policy.victims(self._uses.now) if key not in self._pinned)
-        return [(key, self._index.place(key)) for key in islice(unpinned, count)]
+        return [(key, self._index.place(key)) for key in islice(self._victims(), count)]
 
     def pin(self, key: Key) -> None:
         """Keep a cached key from being evicted, at its place in the order, until `unpin`."""
@@ -113,6 +123,7 @@ class BlockPool:
                 key = self._keys[block]
                 assert key is not None, "a free block cannot be shared"
                 self._policy.remove(key)
+                self._held += 1
             self._refs[block] += 1
 
     def release(self, blocks: Iterable[BlockId]) -> None:
@@ -121,11 +132,43 @@ class BlockPool:
             self._refs[block] -= 1
             assert self._refs[block] >= 0, "a block was released more often than it was held"
             if self._refs[block] == 0:
+                self._held -= 1
                 key = self._keys[block]
                 if key is None:
                     self._free.append(block)
                 else:
                     self._policy.insert(key, self._uses.last(key))
+
+    def release_used(self, blocks: Sequence[BlockId], uses: Sequence[tuple[Key, Use]]) -> None:
+        """One reference less to each block of a chain, first one first, used until now.
+
+        A block that is a copy of what was published already frees itself; its content was in use
+        until now as well, and where that has been evicted since, the copy takes its place.
+        """
+        idle: list[tuple[Key, Use]] = []
+        for i in range(len(blocks) - 1, -1, -1):
+            block = blocks[i]
+            if self._keys[block] is None:
+                self._policy.insert_all(idle)
+                idle = []
+                self._renew(block, *uses[i])
+                self.release((block,))
+                continue
+            self._refs[block] -= 1
+            if self._refs[block] == 0:
+                self._held -= 1
+                idle.append(uses[i])
+        self._policy.insert_all(idle)
+
+    def publish_all(self, blocks: Sequence[BlockId], keys: Sequence[Key]) -> list[int]:
+        """Name held blocks, as `publish`; those that have a name keep it. Which were cached by it:
+        places in `blocks`."""
+        names = self._keys
+        return [
+            i
+            for i, block in enumerate(blocks)
+            if names[block] is None and self.publish(block, keys[i])
+        ]
 
     def publish(self, block: BlockId, key: Key) -> bool:
         """Name a held block's content, once. False when that content is cached elsewhere already.
@@ -134,18 +177,16 @@ class BlockPool:
         """
         assert self._refs[block] > 0, "only a held block can be published"
         assert self._keys[block] is None, "a block's key is set once"
-        if self._index.block(key) is not None:
+        if not self._index.add(key, block):
             return False
         self._keys[block] = key
-        self._index.add(key, block)
         if self.residency is not None:
             self.residency.published(key, self._uses.now)
         return True
 
-    def renew(self, block: BlockId, key: Key) -> None:
-        """A held block with the key's content was used until now, so that content was."""
-        if self._keys[block] is None and not self.publish(block, key) and key in self._policy:
-            self._policy.touch(key, self._uses.last(key))
+    def _renew(self, block: BlockId, key: Key, use: Use) -> None:
+        if not self.publish(block, key) and key in self._policy:
+            self._policy.touch(key, use)
 
     def rank_anew(self, key: Key) -> None:
         """What is known of the key's use has changed; one that nobody holds takes its new place."""
@@ -170,6 +211,7 @@ class BlockPool:
             for held in table:
                 expected[held] += 1
         assert expected == self._refs, "reference counts are the number of holders"
+        assert self._held == self.num_blocks - len(self._free) - len(self._policy)
         free = set(self._free)
         assert len(free) == len(self._free), "a free block is free once"
         for number, key in enumerate(self._keys):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
 from vllm.core.retention import DEFAULT_PRIORITY, NO_HINTS, CacheHints, Retention
 from vllm.kv.evict.policy import UNKNOWN, Use
 from vllm.kv.lineage import Key
+
+_use = partial(tuple.__new__, Use)  # without the detour through Python that `Use(...)` is
 
 FIRST_TO_GO, LAST_TO_GO = -1, 101  # outside of what requests can ask for: `release` and `pin`
 
@@ -44,36 +47,59 @@ class Uses:
         self._block_size = block_size
         self._uses: OrderedDict[Key, Use] = OrderedDict()
 
-    def used(self, key: Key, parent: Key | None, depth: int, hints: CacheHints = NO_HINTS) -> Use:
-        """A request is done with the block. What others asked for it holds until it expires."""
-        known = self._uses.get(key, UNKNOWN)
-        priority, expires = known.priority, known.expires
-        if expires <= self.now or priority == FIRST_TO_GO:
-            priority, expires = DEFAULT_PRIORITY, math.inf
-        if hints.retention:
-            asked, ttl = wish(hints.retention, depth * self._block_size)
-            if asked != DEFAULT_PRIORITY:
-                if priority == DEFAULT_PRIORITY or asked > priority:
-                    priority, expires = asked, self.now + ttl
-                elif asked == priority:
-                    expires = max(expires, self.now + ttl)
-        use = Use(self.now, parent, depth, hints.workload, hints.session, 1.0, priority, expires)
-        self._keep(key, use)
-        return use
+    def used(self, keys: Sequence[Key], hints: CacheHints = NO_HINTS) -> list[Use]:
+        """A request is done with these blocks, which begin a chain: its use of each.
+
+        The last one's is the oldest. What others asked for a block holds until it expires.
+        """
+        now, workload, session = self.now, hints.workload, hints.session
+        uses, made = self._uses, []
+        for depth in range(len(keys) - 1, -1, -1):
+            key, priority, expires = keys[depth], DEFAULT_PRIORITY, math.inf
+            known = uses.get(key)
+            if known is not None:
+                uses.move_to_end(key)
+                if known.priority != DEFAULT_PRIORITY:
+                    priority, expires = self._still(known)
+            if hints.retention:
+                priority, expires = self._asked(hints, depth, priority, expires)
+            parent = keys[depth - 1] if depth else None
+            use = _use((now, parent, depth, workload, session, 1.0, priority, expires))
+            uses[key] = use
+            made.append(use)
+        self._forget()
+        made.reverse()
+        return made
+
+    def _still(self, known: Use) -> tuple[int, float]:
+        """What holds of a priority that was given before."""
+        if known.expires <= self.now or known.priority == FIRST_TO_GO:
+            return DEFAULT_PRIORITY, math.inf
+        return known.priority, known.expires
+
+    def _asked(
+        self, hints: CacheHints, depth: int, priority: int, expires: float
+    ) -> tuple[int, float]:
+        """What holds when the request asks for more than that."""
+        asked, ttl = wish(hints.retention, depth * self._block_size)
+        if asked == DEFAULT_PRIORITY or (priority != DEFAULT_PRIORITY and asked < priority):
+            return priority, expires
+        if asked == priority:
+            return priority, max(expires, self.now + ttl)
+        return asked, self.now + ttl
 
     def rank(self, key: Key, priority: int, expires: float) -> Use:
         """Give the block a priority whatever was asked for before."""
-        use = self._uses.get(key, UNKNOWN)._replace(priority=priority, expires=expires)
-        self._keep(key, use)
+        use = self._uses[key] = self.last(key)._replace(priority=priority, expires=expires)
+        self._uses.move_to_end(key)
+        self._forget()
         return use
 
     def last(self, key: Key) -> Use:
         return self._uses.get(key, UNKNOWN)
 
-    def _keep(self, key: Key, use: Use) -> None:
-        self._uses[key] = use
-        self._uses.move_to_end(key)
-        if len(self._uses) > self.limit:
+    def _forget(self) -> None:
+        for _ in range(len(self._uses) - self.limit):
             self._uses.popitem(last=False)
 
     def __len__(self) -> int:

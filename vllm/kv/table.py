@@ -8,7 +8,7 @@ import numpy as np
 
 from vllm.core.retention import NO_HINTS, CacheHints
 from vllm.kv.index import BlockId
-from vllm.kv.lineage import Key, Lineage
+from vllm.kv.lineage import Lineage
 
 
 @dataclass(slots=True)
@@ -22,7 +22,7 @@ class BlockTable:
     lineage: Lineage
     blocks: list[BlockId] = field(default_factory=list)
     published: int = 0  # leading blocks that were offered to the index
-    promised: list[Key] = field(default_factory=list)  # of prompt blocks that it is to compute
+    promised: int = 0  # leading blocks that others may wait for until they are published
     cached: int = 0  # leading tokens that it needed not compute when it was admitted
     sources: dict[str, int] = field(
         default_factory=dict

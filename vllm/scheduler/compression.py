@@ -150,7 +150,7 @@ class Compression:
 
         One that cannot be had now is tried again: the sequence is `awaiting` it.
         """
-        sampled = tokens == len(sequence.tokens)
+        sampled = tokens == sequence.length
         self._generated += sampled
         ends = sampled and sequence.output_len + 1 >= sequence.request.max_tokens
         if sequence.compression is None or ends:

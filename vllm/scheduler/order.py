@@ -1,22 +1,26 @@
-"""The rules that sort the queue, as pure functions: smaller runs first, and is preempted last."""
+"""The rules that sort the queues, as pure functions: smaller runs first, is preempted last.
+
+A sequence's place never changes: one that was preempted keeps it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm.scheduler.sequence import Sequence
+from vllm.core.request import EngineRequest
 
-Order = Callable[[Sequence], tuple[float, ...]]
-
-
-def fcfs(sequence: Sequence) -> tuple[float, ...]:
-    """First come, first served. A preempted sequence keeps its place."""
-    return (sequence.request.arrival, sequence.number)
+Place = tuple[float, ...]
+Order = Callable[[EngineRequest, int], Place]
 
 
-def priority(sequence: Sequence) -> tuple[float, ...]:
+def fcfs(request: EngineRequest, number: int) -> Place:
+    """First come, first served."""
+    return (request.arrival, number)
+
+
+def priority(request: EngineRequest, number: int) -> Place:
     """Lower priority values first, then first come."""
-    return (sequence.request.priority, sequence.request.arrival, sequence.number)
+    return (request.priority, request.arrival, number)
 
 
 ORDERS: dict[str, Order] = {"fcfs": fcfs, "priority": priority}

@@ -23,7 +23,7 @@ def started(
         stats.compressed_prefix_hits += sources["compressed"]
     elif not sequence.request.params.skip_reading_prefix_cache:
         stats.prefix_requests += 1
-        stats.prefix_queries += len(sequence.tokens)
+        stats.prefix_queries += sequence.length
         _hits(stats, sources)
 
 

@@ -11,21 +11,21 @@ is left of the budget goes to prompts, oldest first. Cached tokens are not compu
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Iterable
-
-import numpy as np
 
 from vllm.config import SchedulerConfig
 from vllm.config.compression import CompressionSettings
-from vllm.core.plan import Choice, NewSequence, StepPlan, StepResult
+from vllm.core.plan import Foresight, StepPlan, StepResult
 from vllm.core.request import EngineRequest, EngineStats, SequenceOutput, TokenLogprobs
-from vllm.kv.lineage import Key
 from vllm.kv.manager import KVManager
 from vllm.observe.prefix_metrics import PrefixMetrics
 from vllm.scheduler import prompts, stop, window
+from vllm.scheduler.admission import Admission
+from vllm.scheduler.coast import Coast, Point
 from vllm.scheduler.compression import Compression
+from vllm.scheduler.draft import Draft, as_new
 from vllm.scheduler.order import ORDERS
+from vllm.scheduler.queue import Queue, place, put
 from vllm.scheduler.sequence import Sequence
 
 
@@ -42,11 +42,12 @@ class Scheduler:
         compression: CompressionSettings | None = None,
     ) -> None:
         self.kv = kv
-        self.waiting: list[Sequence] = []
+        self._queue = Queue(config)
         self.running: list[Sequence] = []
         self._config = config
         chunk = config.max_num_batched_tokens if config.enable_chunked_prefill else None
         self._compression = Compression(compression, kv, chunk)
+        self._admission = Admission(config, kv, self._compression)
         self._order = ORDERS[config.policy]
         self._max_model_len = max_model_len
         self._seed = seed
@@ -54,14 +55,28 @@ class Scheduler:
         self.loading: dict[int, Sequence] = {}  # admitted, with blocks on their way from a tier
         self._arrived: list[Sequence] = []  # loaded, and not in a plan yet
         self._by_request: dict[str, list[Sequence]] = {}  # those of the request's n that are left
-        self._queued_reqs = self._queued_tokens = 0  # of requests of which nothing has started
         self.paused = False  # nothing is planned until it is false again
-        self._rejected: list[SequenceOutput] = []
+        self._untold: list[SequenceOutput] = []  # of requests that were rejected, or that coasted
         self._forget: list[int] = []  # what the workers shall forget at the next step
         self._park: list[int] = []  # and what they shall park
-        self._planned: list[Sequence] = []  # the rows of the plan that is being executed
+        self._draft = Draft(0)  # of the step that is being planned or executed
+        self._decodes: list[Sequence] = []  # that it has rows for, or will
+        self._coast: Coast | None = None
         self._stats = EngineStats()
         self.prefix_metrics: PrefixMetrics | None = None
+
+    @property
+    def waiting(self) -> list[Sequence]:
+        return self._queue.sequences
+
+    def foresee(self, foresight: Foresight) -> None:
+        """Let decodes coast: nobody needs each token as it comes. Before the first request."""
+        if (
+            self._compression.enabled
+            or self._config.max_num_seqs > self._config.max_num_batched_tokens
+        ):
+            return  # a decode's next step might compress it, or find no budget left
+        self._coast = Coast(foresight, self.kv.spec.block_size)
 
     # ---- requests -----------------------------------------------------------------------------
 
@@ -71,7 +86,7 @@ class Scheduler:
         refusal = self._refusal(request, longest)
         if refusal:
             reason, detail = refusal
-            self._rejected.append(
+            self._untold.append(
                 SequenceOutput(request.request_id, 0, [], finish_reason=reason, stop_reason=detail)
             )
             return
@@ -86,8 +101,8 @@ class Scheduler:
                     request=request,
                     index=index,
                     sampling_seed=own,
-                    tokens=list(request.prompt_token_ids),
                     longest=longest,
+                    place=self._order(request, self._numbers),
                     queued=now,
                 )
             )
@@ -97,7 +112,7 @@ class Scheduler:
         first.forks = forks
         self._by_request[request.request_id] = sequences
         self._enqueue(first)
-        self.kv.seek(first.number, first.tokens, request.cache_salt, self._readable(first))
+        self._admission.seek(first)
 
     def _refusal(self, request: EngineRequest, longest: int) -> tuple[str, str] | None:
         if request.request_id in self._by_request:
@@ -108,25 +123,24 @@ class Scheduler:
                 f"the prompt has {tokens} tokens, and the KV cache has room for {longest} of such "
                 "a request; max_cache_tokens or target_compression_rate would let it keep fewer KVs"
             )
-        most = self._config.max_num_queued_reqs
-        if most is not None and self._queued_reqs >= most:
-            return "rejected", "max_num_queued_reqs"
-        most = self._config.max_num_queued_tokens
-        if most is not None and self._queued_reqs and self._queued_tokens + tokens > most:
-            return "rejected", "max_num_queued_tokens"
-        return None
+        full = self._queue.full(tokens)
+        return None if full is None else ("rejected", full)
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Forget requests, wherever they are; their blocks are free at once. Unknown ids are fine.
 
         Called between steps only, so no step is writing to the blocks.
         """
-        for request_id in request_ids:
+        self._wake_all()
+        gone = dict.fromkeys(request_ids)
+        self._untold = [output for output in self._untold if output.request_id not in gone]
+        for request_id in gone:
             for sequence in self._by_request.pop(request_id, ()):
                 self._remove(sequence)
 
     def end(self, outputs: Iterable[tuple[str, int]]) -> None:
         """Finish single outputs, (request id, index), of requests; unknown ones are fine."""
+        self._wake_all()
         for request_id, index in outputs:
             for sequence in self._by_request.get(request_id, ()):
                 if sequence.index == index:
@@ -134,19 +148,10 @@ class Scheduler:
                     break
 
     def _enqueue(self, sequence: Sequence) -> None:
-        insort(self.waiting, sequence, key=self._order)
+        self._queue.add(sequence)
         request = sequence.request
         if request.block_keys and not self.kv.holds(sequence.number):
-            self.kv.introduce(sequence.number, request.cache_salt, map(Key, request.block_keys))
-        if sequence.index == 0:  # the others only wait once their request has started
-            self._queued_reqs += 1
-            self._queued_tokens += len(sequence.tokens)
-
-    def _dequeue(self, sequence: Sequence) -> None:
-        self.waiting.remove(sequence)
-        if sequence.index == 0:
-            self._queued_reqs -= 1
-            self._queued_tokens -= len(sequence.tokens)
+            self.kv.introduce(sequence.number, request.cache_salt, request.block_keys)
 
     def _remove(self, sequence: Sequence) -> None:
         if sequence.running:
@@ -156,7 +161,7 @@ class Scheduler:
         elif sequence in self._arrived:
             self._arrived.remove(sequence)
         elif self.loading.pop(sequence.number, None) is None and sequence in self.waiting:
-            self._dequeue(sequence)
+            self._queue.remove(sequence)
         if sequence.parked:
             self._forget.append(sequence.number)
         self.kv.release(sequence.number)
@@ -169,14 +174,17 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         if self.paused:
-            return bool(self._rejected)
-        return bool(self.running or self.waiting or self.in_transfer or self._rejected)
+            return bool(self._untold)
+        return bool(
+            self.running or self.waiting or self.in_transfer or self._untold or self.coasting
+        )
 
     def requeue(self) -> None:
         """Queue again all that runs or loads, and take back what the waiting hold: no KV is held.
 
         Called between steps only. What was computed is computed again, or found in the cache.
         """
+        self._wake_all()
         for sequence in reversed(self.running[:]):
             self._preempt(sequence, aside=False)
         for sequence in [*self._arrived, *self.loading.values()]:
@@ -186,6 +194,34 @@ class Scheduler:
         for sequence in self.waiting:
             self.kv.release(sequence.number)
 
+    @property
+    def coasting(self) -> int:
+        """Sequences that decode beside those in `running`."""
+        return 0 if self._coast is None else len(self._coast)
+
+    def _wake(self, points: Iterable[Point]) -> list[Sequence]:
+        for point in points:
+            put(self.running, point.sequence)
+            if point.said:
+                request, index = point.sequence.request, point.sequence.index
+                self._untold.append(SequenceOutput(request.request_id, index, point.said))
+        return [point.sequence for point in points]
+
+    def _wake_all(self) -> list[Sequence]:
+        return [] if self._coast is None else self._wake(self._coast.wake())
+
+    def _grow_coasting(self) -> None:
+        """Blocks for those that coast; if there may be too few, they have rows like the others."""
+        growing = [] if self._coast is None else self._coast.grow()
+        if not growing or self._coast is None:
+            return
+        if self.kv.available < len(growing) + len(self.running):
+            self._wake(self._coast.wake(growing))
+            return
+        for sequence in growing:
+            added = self.kv.grow(sequence.number, sequence.computed + 1)
+            assert added is not None
+
     def _parked(self) -> list[Sequence]:
         return [s for s in [*self.waiting, *self._arrived, *self.loading.values()] if s.parked]
 
@@ -193,95 +229,85 @@ class Scheduler:
 
     def schedule(self, now: float) -> StepPlan:
         """The next step. An empty plan means that there is nothing to run."""
-        self._planned = []
+        draft = self._draft = Draft(self._config.max_num_batched_tokens)
         self._compression.begin()
         self.kv.uses.now = now
         if self.paused:
-            return self._plan([], [], [], [])
-        counts: list[int] = []
-        blocks: list[list[int]] = []
-        new: list[NewSequence] = []
-        budget = self._config.max_num_batched_tokens
+            return self._plan(None)
         preemptions = self._stats.preemptions
         self._take_arrivals()
         self._meet()
-        compressing = self._compression.enabled
-        if compressing:
+        if self._compression.enabled:
             self._compress_first()
+        self._grow_coasting()
 
-        for sequence in self._decodes_first():
-            if budget == 0:
-                break
-            if not sequence.running:
-                continue  # preempted by one before it
-            count = self._share(sequence, budget)
-            if count == 0:
-                continue
-            added = self._grow(sequence, sequence.computed + count)
-            if added is None:
-                continue
-            self._planned.append(sequence)
-            counts.append(count)
-            blocks.append(list(added))
-            budget -= count
-            if compressing:
-                self._compression.planned(sequence, sequence.computed + count)
+        draft.budget -= self.coasting
+        self._decodes, others = self._decodes_first()
+        decodes = len(self._decodes)
+        for sequence in self._decodes:
+            self._go_on(sequence)
+        draft.decodes = len(draft.sequences)
+        if len(self._decodes) > decodes:
+            draft.sort_decodes()
+        for sequence in others:
+            self._go_on(sequence)
 
         # After a preemption there is no room; admitting would only push the same one out again.
         admitting = self._stats.preemptions == preemptions or not self.running
-        while budget:
-            started = self._next(budget, now, admitting=admitting)
-            if started is None:
+        while draft.budget:
+            started = self._next(draft.budget, now, admitting=admitting)
+            if started is None or not self._begin(started):
                 break
-            count = self._share(started, budget)
-            head_blocks = self.kv.head_blocks(started.number)
-            choice = self.kv.choice(started.number)
-            held: list[int]
-            if head_blocks is None:
-                held = [*self.kv.blocks(started.number)]
-            else:
-                if choice is None:
-                    count = min(count, self.kv.spec.block_size)
-                added = self.kv.grow(started.number, started.computed + count)
-                if added is None:  # the room that there was at its admission has gone
-                    self._preempt(started, aside=False)
-                    break
-                held = [*added]
-            resumed = started.parked and self.kv.resumed(started.number)
-            new.append(_as_new(started, resumed, head_blocks, choice))
-            started.parked = False
-            self._planned.append(started)
-            counts.append(count)
-            blocks.append(held)
-            budget -= count
-            if compressing:
-                self._compression.planned(started, started.computed + count)
-
         if self._config.prefetch:
-            self._prefetch()
-        return self._plan(self._planned, counts, blocks, new)
+            self._admission.prefetch(self.waiting)
+        return self._plan(self._coast)
 
-    def _plan(
-        self,
-        rows: list[Sequence],
-        counts: list[int],
-        blocks: list[list[int]],
-        new: list[NewSequence],
-    ) -> StepPlan:
-        starts = np.array([s.computed for s in rows], dtype=np.int32)
-        sizes = np.array(counts, dtype=np.int32)
-        known = np.array([len(s.tokens) for s in rows], dtype=np.int32)
-        plan = StepPlan(
-            seqs=[s.number for s in rows],
-            starts=starts,
-            counts=sizes,
-            sample=starts + sizes == known,
-            blocks=blocks,
-            new=new,
-            forget=self._forget,
-            park=self._park,
-            compress=self._compression.orders,
-        )
+    def _go_on(self, sequence: Sequence) -> None:
+        """A row for one that runs, as far as there are budget and room."""
+        budget = self._draft.budget
+        if budget == 0 or not sequence.running:  # preempted by one before it
+            return
+        count = self._share(sequence, budget)
+        if count == 0:
+            return
+        added = self._grow(sequence, sequence.computed + count)
+        if added is None:
+            return
+        self._draft.add(sequence, count, added)
+        if self._compression.enabled:
+            self._compression.planned(sequence, sequence.computed + count)
+
+    def _begin(self, sequence: Sequence) -> bool:
+        """A row for one that starts. False when there is no room any more."""
+        number = sequence.number
+        count = self._share(sequence, self._draft.budget)
+        head_blocks = self.kv.head_blocks(number)
+        choice = self.kv.choice(number)
+        held: list[int]
+        if head_blocks is None:
+            held = [*self.kv.blocks(number)]
+        else:
+            if choice is None:
+                count = min(count, self.kv.spec.block_size)
+            added = self.kv.grow(number, sequence.computed + count)
+            if added is None:  # the room that there was at its admission has gone
+                self._preempt(sequence, aside=False)
+                return False
+            held = added
+        resumed = sequence.parked and self.kv.resumed(number)
+        self._draft.start(sequence, as_new(sequence, resumed, head_blocks, choice), count, held)
+        sequence.parked = False
+        if self._compression.enabled:
+            self._compression.planned(sequence, sequence.computed + count)
+        return True
+
+    def _plan(self, coast: Coast | None) -> StepPlan:
+        coasting = None
+        if coast is not None:
+            # Nothing but what coasts can change anything: then until it does.
+            alone = not (self._draft.sequences or self.in_transfer or self.kv.tiers)
+            coasting = coast.plan(alone=alone)
+        plan = self._draft.plan(self._forget, self._park, self._compression.orders, coasting)
         self._forget, self._park = [], []
         return plan
 
@@ -304,11 +330,12 @@ class Scheduler:
                 break
         compression.relieve(self.running)
 
-    def _decodes_first(self) -> list[Sequence]:
-        prompts = [s for s in self.running if len(s.tokens) - s.computed != 1]
+    def _decodes_first(self) -> tuple[list[Sequence], list[Sequence]]:
+        """Who runs, by whether the next token is all that it computes."""
+        prompts = [s for s in self.running if s.length - s.computed != 1]
         if not prompts:
-            return self.running.copy()
-        return [s for s in self.running if len(s.tokens) - s.computed == 1] + prompts
+            return self.running.copy(), prompts
+        return [s for s in self.running if s.length - s.computed == 1], prompts
 
     def _share(self, sequence: Sequence, budget: int) -> int:
         """How many of its tokens the sequence may compute this step."""
@@ -323,7 +350,7 @@ class Scheduler:
         limit = self._config.long_prefill_token_threshold
         return min(count, limit) if limit else count
 
-    def _grow(self, sequence: Sequence, tokens: int) -> Iterable[int] | None:
+    def _grow(self, sequence: Sequence, tokens: int) -> list[int] | None:
         """Room for the sequence's next tokens, preempting the last in order until there is some.
 
         A prompt's blocks were reserved at admission, so only decodes come here short; they are
@@ -334,8 +361,11 @@ class Scheduler:
         while (added := self.kv.grow(sequence.number, tokens)) is None:
             if self.kv.spilling:
                 return None  # blocks are about to be free
+            if self.coasting:
+                self._draft.budget += self.coasting
+                self._decodes += self._wake_all()
             victim = self.running[-1]
-            if victim in self._planned or self._compression.ordered(victim):
+            if victim in self._draft.sequences or self._compression.ordered(victim):
                 return None
             if len(self.running) == 1 and self._drop_holds(sequence):
                 continue
@@ -373,123 +403,48 @@ class Scheduler:
             self._start(sequence, self.kv.cached(sequence.number), now)
             return sequence
         most = self._config.max_num_seqs
-        while admitting and self.waiting and len(self.running) + len(self.loading) < most:
+        while admitting and self.waiting and self._started < most:
             chosen = self._admit_next(budget, now)
             if chosen is None or chosen.running:
                 return chosen
         return None
+
+    @property
+    def _started(self) -> int:
+        """Sequences that run or load."""
+        return len(self.running) + len(self.loading) + self.coasting
 
     def _admit_next(self, budget: int, now: float) -> Sequence | None:
         """Give blocks to the next in order that can start now; None when none can.
 
         One that finds no room holds up those behind it: else large requests would wait for ever.
         """
-        size = self._config.window_size
-        for sequence in window.candidates(self.waiting, size, self._hits):
-            if size > 1 and sequence.overtaken < size - 1 and self._is_deferred(sequence):
-                continue
-            if self.kv.seeks(sequence.number):
-                continue  # for a moment: those behind it that are looked at may go first
+        for sequence in self._admission.candidates(
+            self.waiting, lambda: [*self.running, *self.loading.values()]
+        ):
             if self._admit(sequence, budget, now):
                 return sequence
-            idle = not (self.running or self.in_transfer)
+            idle = not (self.running or self.coasting or self.in_transfer)
             if idle and self._drop_holds(sequence) and self._admit(sequence, budget, now):
                 return sequence
             return None
         return None
 
-    def _prefetch(self) -> None:
-        """Bring up what the rest of the window will need."""
-        ahead = self.waiting[: self._config.prefetch]
-        self.kv.keep_prefetched({s.number for s in ahead})
-        for sequence in ahead:
-            salt = sequence.request.cache_salt
-            self.kv.prefetch(sequence.number, sequence.tokens, salt, self._readable(sequence))
-
-    def _hits(self, sequence: Sequence) -> tuple[int, int]:
-        device, everywhere = self.kv.probe(
-            sequence.number,
-            sequence.tokens,
-            sequence.request.cache_salt,
-            self._readable(sequence),
-        )
-        shared = self._compression.found(sequence)
-        return max(device, shared), max(everywhere, shared)
-
-    def _is_deferred(self, sequence: Sequence) -> bool:
-        """Whether another sequence is computing what this one would compute first."""
-        if self._compression.found(sequence):
-            return False
-        if self._compression.deferred(sequence, [*self.running, *self.loading.values()]):
-            return True
-        return bool(self._readable(sequence)) and self.kv.deferred(
-            sequence.number, sequence.tokens, sequence.request.cache_salt
-        )
-
     def _admit(self, sequence: Sequence, budget: int, now: float) -> bool:
-        saved = self._admit_shared(sequence, budget)
-        if saved is not None:
-            window.overtake(self.waiting, sequence)
-            self._dequeue(sequence)
-            self._start(sequence, saved, now)
-            return True
-        if not self._config.enable_chunked_prefill and len(sequence.dense) > budget:
-            return False
-        cached = self.kv.admit(
-            sequence.number,
-            sequence.dense,
-            salt=sequence.request.cache_salt,
-            limit=self._readable(sequence),
-            headroom=self._headroom(sequence) + self._behind(sequence),
-            hints=sequence.request.hints,
-            may_meet=self._is_alone(sequence),
-        )
+        alone = len(self.waiting) == 1
+        cached = self._admission.admit(sequence, budget, self.running, self._started, alone=alone)
         if cached is None:
             return False
         window.overtake(self.waiting, sequence)
-        self._dequeue(sequence)
+        self._queue.remove(sequence)
         if self.kv.waits(sequence.number):
             self.loading[sequence.number] = sequence
         else:
             self._start(sequence, cached, now)
         return True
 
-    def _admit_shared(self, sequence: Sequence, budget: int) -> int | None:
-        """Let it begin with a compressed prefix that others made: the tokens that this saves."""
-        if not self._compression.found(sequence) or sequence.shared is None:
-            return None
-        (first, _), *later = sequence.points
-        end = later[0][0] if later else len(sequence.tokens)
-        if not self._config.enable_chunked_prefill and end - first > budget:
-            return None
-        headroom = self._headroom(sequence)
-        return self.kv.admit_shared(sequence.number, sequence.shared, end, headroom)
-
-    def _is_alone(self, sequence: Sequence) -> bool:
-        """Whether computing in parts, where it might load, takes nothing from anybody's prompt."""
-        return (
-            self._config.enable_chunked_prefill
-            and not sequence.points
-            and len(self.waiting) == 1
-            and all(other.remaining == 1 for other in self.running)
-        )
-
-    def _headroom(self, sequence: Sequence) -> int:
-        """Blocks that admitting the sequence must leave: each that runs may need one for its next
-        token, and one of them at a time enough for its compressed form."""
-        count = len(self.running) + len(self.loading)
-        if count == 0:
-            return 0
-        return count + self._compression.headroom([sequence, *self.running])
-
-    def _behind(self, sequence: Sequence) -> int:
-        """Blocks for the rest of a prompt that is computed behind a compressed prefix."""
-        if not (self.running or self.loading):
-            return 0
-        return self._compression.blocks_behind(sequence)
-
     def _start(self, sequence: Sequence, cached: int, now: float) -> None:
-        insort(self.running, sequence, key=self._order)
+        put(self.running, sequence)
         sequence.running = True
         sequence.computed = cached
         if not self.kv.compressed(sequence.number):
@@ -534,12 +489,6 @@ class Scheduler:
             if number in self.loading:
                 self._enqueue(self.loading.pop(number))
 
-    def _readable(self, sequence: Sequence) -> int:
-        """How many of its tokens the sequence may take from the cache."""
-        if sequence.request.params.skip_reading_prefix_cache:
-            return 0
-        return min(len(sequence.dense) - 1, self._compression.readable(sequence))
-
     def _drop_holds(self, keep: Sequence) -> bool:
         """Nothing else runs, and there is too little room: take back what waiting forks hold."""
         holders = [s for s in self.waiting if s is not keep and self.kv.holds(s.number)]
@@ -556,15 +505,20 @@ class Scheduler:
         self._forget = plan.forget + parked + self._forget
         self._park = []
         self.requeue()
-        self._planned = []
+        self._draft = Draft(0)
 
     def update(self, plan: StepPlan, result: StepResult) -> list[SequenceOutput]:
         """Apply what a step did: tokens, publication, forks, stops; what users get of it."""
-        outputs = self._rejected
-        self._rejected = []
+        outputs = self._untold
+        self._untold = []
+        points = self._coasted(plan, result)
         counts, samples = plan.counts.tolist(), plan.sample.tolist()
         sampled = iter(range(len(result.tokens)))
-        for row, sequence in enumerate(self._planned):
+        for row, sequence in enumerate(self._draft.sequences):
+            while points and (
+                row >= self._draft.decodes or points[0].sequence.place < sequence.place
+            ):
+                outputs.append(self._come_to(points.pop(0)))
             before = sequence.computed
             sequence.computed += counts[row]
             self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
@@ -579,14 +533,40 @@ class Scheduler:
                 self._append(sequence, output, result, next(sampled))
             if output.token_ids or output.prompt_logprobs or output.finish_reason:
                 outputs.append(output)
+        outputs += [self._come_to(point) for point in points]
         self._settle(plan, result)
-        if self._planned:
-            self._stats.step_tokens.append(plan.num_tokens)
-        self._planned = []
+        if plan.num_sequences:
+            coasting = 0 if plan.coasting is None else plan.coasting.sequences
+            self._stats.step_tokens += [sum(counts) + coasting] * result.steps
+        self._let_coast()
+        self._draft = Draft(0)
         self.kv.write_back()
         if self.kv.events is not None:
             self.kv.events.flush()
         return outputs
+
+    def _coasted(self, plan: StepPlan, result: StepResult) -> list[Point]:
+        """Those that coast are further; who has come to a point, in order."""
+        if self._coast is None or plan.coasting is None:
+            return []
+        self._stats.generated_tokens += result.steps * len(self._coast)
+        return self._coast.done(result.steps)
+
+    def _come_to(self, point: Point) -> SequenceOutput:
+        sequence = point.sequence
+        self.kv.publish(sequence.number, sequence.tokens, sequence.computed)
+        output = SequenceOutput(sequence.request.request_id, sequence.index, point.said)
+        if point.awake:
+            put(self.running, sequence)
+            self._tell(sequence, output)
+        return output
+
+    def _let_coast(self) -> None:
+        if self._coast is None or self.kv.meeting:
+            return
+        for sequence in self._draft.sequences:
+            if sequence.running and self._coast.takes(sequence):
+                self.running.remove(sequence)
 
     def _settle(self, plan: StepPlan, result: StepResult) -> None:
         """Swap the tables of those that were compressed, but for those that have ended by it."""
@@ -607,13 +587,16 @@ class Scheduler:
             output.finish_reason, output.stop_reason = "error", result.failed[sequence.number]
             self._finish(sequence)
             return
-        token = result.tokens[at]
-        sequence.tokens.append(token)
+        output.token_ids = [result.tokens[at]]
+        sequence.say(output.token_ids)
         self._stats.generated_tokens += 1
-        output.token_ids = [token]
         if result.logprobs is not None:
             logprobs = result.logprobs[at]
             output.logprobs = None if logprobs is None else [logprobs]
+        self._tell(sequence, output)
+
+    def _tell(self, sequence: Sequence, output: SequenceOutput) -> None:
+        """What comes with its latest tokens, and whether they are the last."""
         output.num_cached_tokens = sequence.cached
         output.cached_by_source = sequence.cached_by_source
         output.queued, output.scheduled = sequence.queued, sequence.scheduled
@@ -662,7 +645,7 @@ class Scheduler:
     def take_stats(self) -> EngineStats:
         """Gauges now, and counts since the last call."""
         stats, self._stats = self._stats, EngineStats()
-        stats.running, stats.waiting = len(self.running), len(self.waiting)
+        stats.running, stats.waiting = len(self.running) + self.coasting, len(self.waiting)
         stats.kv_usage = self.kv.usage
         self.kv.add_stats(stats)
         return stats
@@ -670,12 +653,9 @@ class Scheduler:
     def check(self) -> None:
         """AssertionError unless the scheduler's invariants, and the cache's, hold."""
         self.kv.check()
-        assert self.waiting == sorted(self.waiting, key=self._order)
-        assert self.running == sorted(self.running, key=self._order)
-        first = [s for s in self.waiting if s.index == 0]
-        assert self._queued_reqs == len(first)
-        assert self._queued_tokens == sum(len(s.tokens) for s in first)
-        assert len(self.running) <= self._config.max_num_seqs
+        self._queue.check()
+        assert self.running == sorted(self.running, key=place)
+        assert len(self.running) + self.coasting <= self._config.max_num_seqs
         for sequence in self.running:
             assert self.kv.holds(sequence.number) and sequence.remaining >= 1
             assert sequence.computed <= self.kv.capacity(sequence.number)
@@ -687,25 +667,7 @@ class Scheduler:
         assert all(self.kv.holds(s.number) for s in self._arrived)
         queued = {s.number for s in [*self.waiting, *self.running, *self._arrived]}
         queued |= self.loading.keys()
+        if self._coast is not None:
+            self._coast.check()
+            queued |= self._coast.numbers()
         assert known == queued | forks, "every sequence is queued, running or waits to fork"
-
-
-def _as_new(
-    sequence: Sequence, resumed: bool, head_blocks: np.ndarray | None, choice: Choice | None
-) -> NewSequence:
-    request = sequence.request
-    return NewSequence(
-        seq=sequence.number,
-        tokens=list(sequence.tokens),
-        prompt_len=sequence.prompt_len,
-        params=request.params,
-        sampling_seed=sequence.sampling_seed,
-        eos_token_ids=request.eos_token_ids,
-        bad_words_token_ids=request.bad_words_token_ids,
-        grammar=request.grammar,
-        compression=sequence.compression,
-        resumed=resumed,
-        head_blocks=head_blocks,
-        stages=[t for t, _ in sequence.points if t < sequence.prompt_len],
-        choice=choice,
-    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from vllm.core.compression import CompressionParams
 from vllm.core.request import EngineRequest
 from vllm.kv.lineage import Key
 from vllm.observe.prefix_metrics import RequestRow
+from vllm.scheduler.order import Place
+from vllm.scheduler.tokens import Tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -15,7 +18,7 @@ class Sequence:
     """Tokens and progress; its KVs belong to `kv.manager`, under its number.
 
         | computed | this step's part | not computed yet |
-        0                                                len(tokens)
+        0                                                length
 
     A running sequence decodes when exactly its last token is not computed.
     """
@@ -24,8 +27,8 @@ class Sequence:
     request: EngineRequest
     index: int  # which of the request's n outputs
     sampling_seed: int
-    tokens: list[int]  # prompt and output
     longest: int  # tokens at which it ends in any case
+    place: Place  # in the queues; see `order`
     computed: int = 0
     cached: int = -1  # prompt tokens that the prefix cache saved at first admission; -1: not yet
     cached_by_source: dict[str, int] = field(default_factory=dict)
@@ -42,21 +45,27 @@ class Sequence:
     parked: bool = False  # preempted, and what it had computed is aside
     forks: list[Sequence] = field(default_factory=list)  # start when this one's prompt is computed
     told: RequestRow | None = None  # what the prefix metrics have of it
+    tokens: Tokens = field(init=False)  # prompt and output
     prompt_len: int = field(init=False)
+    length: int = field(init=False)  # len(tokens)
     compression: CompressionParams | None = field(init=False)  # None: it is never compressed
+    quiet: bool = field(init=False)  # of its decodes nobody wants to know more than tokens
 
     def __post_init__(self) -> None:
-        self.prompt_len = len(self.request.prompt_token_ids)
+        self.tokens = Tokens(self.request.prompt_token_ids)
+        self.length = self.prompt_len = len(self.request.prompt_token_ids)
         params = self.request.compression
         self.compression = None if params is None or params.asks_for_nothing else params
+        asked = self.request.params
+        self.quiet = not (asked.stop or asked.reference_token_ids) and asked.logprobs is None
 
     @property
     def remaining(self) -> int:
         """Known tokens whose KVs are not computed."""
-        return len(self.tokens) - self.computed
+        return self.length - self.computed
 
     @property
-    def dense(self) -> list[int]:
+    def dense(self) -> Tokens | list[int]:
         """The tokens that are computed before the first compression, all of them without one."""
         return self.tokens[: self.points[0][0]] if self.points else self.tokens
 
@@ -65,7 +74,7 @@ class Sequence:
         """How many tokens it may compute before it is to be compressed."""
         if self.applied < len(self.points):
             return self.points[self.applied][0] - self.computed
-        return self.remaining
+        return self.length - self.computed
 
     @property
     def awaiting(self) -> bool:
@@ -80,4 +89,9 @@ class Sequence:
 
     @property
     def output_len(self) -> int:
-        return len(self.tokens) - self.prompt_len
+        return self.length - self.prompt_len
+
+    def say(self, tokens: Collection[int]) -> None:
+        """The next tokens of its output."""
+        self.tokens.output.extend(tokens)
+        self.length += len(tokens)

@@ -124,7 +124,7 @@ class ClosedLoop:
         if turn >= len(conversation.questions):
             return []
         question = self._encode(f"\nHuman: {conversation.questions[turn]}\nAssistant:")
-        prompt = told.ask.prompt + told.tokens + question
+        prompt = [*told.ask.prompt, *told.tokens, *question]
         if len(prompt) > self._longest:
             return []
         wait = self._draw.expovariate(1 / self._think)

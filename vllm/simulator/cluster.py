@@ -75,13 +75,14 @@ ROUTES: dict[str, Route] = {
 
 def _requests(replica: Simulation) -> int:
     scheduler = replica.core.scheduler
-    return len(scheduler.running) + len(scheduler.waiting) + len(scheduler.loading)
+    here = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.loading)
+    return here + scheduler.coasting
 
 
 def _tokens_ahead(replica: Simulation) -> int:
     scheduler = replica.core.scheduler
     ahead = (*scheduler.running, *scheduler.waiting, *scheduler.loading.values())
-    return sum(sequence.remaining for sequence in ahead)
+    return sum(sequence.remaining for sequence in ahead) + scheduler.coasting
 
 
 def _first_least(costs: Any) -> int:

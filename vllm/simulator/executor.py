@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import logging
+import sys
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from vllm.config import VllmConfig
 from vllm.config.engine import SimulatorConfig, TierConfig
@@ -29,6 +34,7 @@ from vllm.simulator.tiers import ModelledMover, ModelledTier, sleeper
 logger = logging.getLogger(__name__)
 
 _MASK = 2**64 - 1
+AHEAD = 1024  # tokens that are drawn at once
 LOOK_AHEAD = 512  # blocks that are copied down ahead of their eviction, at most
 
 
@@ -74,17 +80,19 @@ class SimulatedExecutor:
         self._seed = config.model.seed
         self._steps = 0
         self._rows: dict[int, _Row] = {}
+        self.horizon = 0.0  # until then steps of nothing but those that coast are made at once
 
     def execute(self, plan: StepPlan) -> StepResult:
         for seq in plan.forget:
             self._rows.pop(seq, None)
         for new in plan.new:
             self._rows[new.seq] = _Row(new, made=len(new.tokens) - new.prompt_len)
-        if not plan.seqs:
+        if not plan.num_sequences:
             return StepResult(tokens=[])
-        seconds = self._latency(Step.of(plan)) + self._stall()
-        self.busy_seconds += seconds
-        self._sleep(seconds)
+        step = Step.of(plan)
+        self._pass(step)
+        if plan.coasting is not None and not plan.seqs:
+            return StepResult(tokens=[], steps=1 + self._more(step, plan.coasting.most - 1))
         tokens, logprobs, told, failed = [], [], {}, {}
         for i, (seq, sampled) in enumerate(zip(plan.seqs, plan.sample.tolist(), strict=True)):
             row = self._rows[seq]
@@ -102,18 +110,67 @@ class SimulatedExecutor:
             tokens, _aligned(logprobs, len(tokens)) or None, told or None, failed or None
         )
 
+    def _pass(self, step: Step) -> None:
+        seconds = self._latency(step) + self._stall()
+        self.busy_seconds += seconds
+        self._sleep(seconds)
+
+    def _more(self, step: Step, most: int) -> int:
+        """Make further steps of sequences that coast, at most so many, as time allows; how many."""
+        made = 0
+        while made < most and self.clock() < self.horizon:
+            made += 1
+            read = step.kv_tokens + made * step.sequences
+            self._pass(Step(0, step.sequences, read, read))
+        return made
+
+    def certain(self, seq: int) -> int:
+        """As `core.plan.Foresight`."""
+        row = self._rows[seq]
+        new, made = row.new, row.made
+        if made < 2 and (self._failures.request or self._failures.stream):
+            return 0
+        if self._config.mode == "random":
+            return sys.maxsize
+        if self._config.mode == "trace":
+            return max(0, self._length(new) - made) + 1
+        rest = itertools.islice(new.tokens, made, new.prompt_len)
+        return next(
+            (i for i, token in enumerate(rest, 1) if token in row.never), new.prompt_len - made
+        )
+
+    def foretell(self, seq: int, count: int) -> array[int]:
+        """As `core.plan.Foresight`."""
+        row = self._rows[seq]
+        made = row.made
+        row.made += count
+        if self._config.mode == "echo":
+            return array("i", row.new.tokens[made : made + count])
+        if row.made > row.begun + len(row.ahead):
+            row.begun, left = made, row.params.max_tokens or 0
+            more = max(count, min(left - made, AHEAD))
+            row.ahead = array("i", _streamed(row.stream, made, more, self._vocab).tobytes())
+        told = row.ahead[made - row.begun : row.made - row.begun]
+        if row.never:
+            told = array("i", (self._allowed(token, row) for token in told))
+        if self._config.mode == "trace" and row.made > self._length(row.new):
+            told[-1] = _end(row.new)
+        return told
+
     def _stall(self) -> float:
         """Seconds that this step takes longer. Raises RuntimeError when it is the last one."""
         self._steps += 1
         if self._steps == self._failures.crash:
             raise RuntimeError(f"the crash at step {self._steps} that was asked for")
-        stalls = self._draw("stall", self._steps) < self._failures.stall
+        share = self._failures.stall
+        stalls = share > 0 and self._draw("stall", self._steps) < share
         return self._failures.seconds if stalls else 0.0
 
     def _fails(self, seq: int, made: int) -> bool:
-        if made == 0:
-            return self._draw("request", seq) < self._failures.request
-        return self._draw("stream", seq) < self._failures.stream
+        what, share = "request", self._failures.request
+        if made > 0:
+            what, share = "stream", self._failures.stream
+        return share > 0 and self._draw(what, seq) < share
 
     def _draw(self, what: str, number: int) -> float:
         """Between 0 and 1, the same for the same seed whenever it is asked."""
@@ -125,11 +182,15 @@ class SimulatedExecutor:
             return row.params.reference_token_ids[made]
         if self._config.mode == "echo":
             return new.tokens[made] if made < new.prompt_len else _end(new)
-        if self._config.mode == "trace":
-            line = (new.seq - 1) % len(self._lengths)  # the scheduler counts arrivals from 1
-            if made >= self._lengths[line]:
-                return _end(new)
-        token = _mixed(row.stream ^ made) % self._vocab
+        if self._config.mode == "trace" and made >= self._length(new):
+            return _end(new)
+        return self._allowed(_mixed(row.stream ^ made) % self._vocab, row)
+
+    def _length(self, new: NewSequence) -> int:
+        """The output's, from the trace's line for it: the scheduler counts arrivals from 1."""
+        return self._lengths[(new.seq - 1) % len(self._lengths)]
+
+    def _allowed(self, token: int, row: _Row) -> int:
         while token in row.never:
             token = (token + 1) % self._vocab
         return token
@@ -196,12 +257,13 @@ def _spoken(model: ModelConfig) -> int:
 class _Row:
     """A sequence of the plans, and how much it has said."""
 
-    __slots__ = ("made", "never", "new", "params", "stream")
+    __slots__ = ("ahead", "begun", "made", "never", "new", "params", "stream")
 
     def __init__(self, new: NewSequence, made: int) -> None:
         self.new, self.params, self.made = new, new.params, made
         self.never = {*new.eos_token_ids, *(new.params.stop_token_ids or ())}  # by chance
         self.stream = _mixed(new.sampling_seed)
+        self.ahead, self.begun = array("i"), 0  # tokens from that one on, but for `never`
 
 
 def _end(new: NewSequence) -> int:
@@ -227,6 +289,15 @@ def _mixed(number: int) -> int:
     number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
     return number ^ (number >> 31)
+
+
+def _streamed(stream: int, first: int, count: int, below: int) -> np.ndarray:
+    """`_mixed(stream ^ i) % below` for each i from `first` on, int32 [count]."""
+    number = np.arange(first, first + count, dtype=np.uint64) ^ np.uint64(stream)
+    number *= np.uint64(0x9E3779B97F4A7C15)
+    number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((number ^ (number >> np.uint64(31))) % np.uint64(below)).astype(np.int32)
 
 
 def _certain(token: int) -> TokenLogprobs:

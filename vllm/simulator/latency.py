@@ -40,15 +40,18 @@ class Step:
 
     @classmethod
     def of(cls, plan: StepPlan) -> Step:
-        counts = plan.counts.astype(np.int64)
-        starts = plan.starts.astype(np.int64)
-        single = counts == 1
-        return cls(
-            prefill_tokens=int(counts[~single].sum()),
-            sequences=int(single.sum()),
-            kv_tokens=int((starts + counts).sum()),
-            pairs=int((counts * starts + counts * (counts + 1) // 2).sum()),
-        )
+        prefill = sequences = kv_tokens = pairs = 0
+        if plan.coasting is not None:
+            sequences = plan.coasting.sequences
+            kv_tokens = pairs = plan.coasting.kv_tokens
+        for start, count in zip(plan.starts.tolist(), plan.counts.tolist(), strict=True):
+            if count == 1:
+                sequences += 1
+            else:
+                prefill += count
+            kv_tokens += start + count
+            pairs += count * start + count * (count + 1) // 2
+        return cls(prefill, sequences, kv_tokens, pairs)
 
     def features(self) -> list[float]:
         """What `Linear` weighs: in the order of its fields."""

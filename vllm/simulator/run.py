@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import heapq
 import itertools
+import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -45,7 +47,7 @@ class Told:
     cached_tokens: int = 0
     preemptions: int = 0
     finish_reason: str | None = None
-    tokens: list[int] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=lambda: array("i"))
     sources: dict[str, int] = field(default_factory=dict)  # cached tokens by tier
 
     @property
@@ -66,6 +68,8 @@ class Told:
         return (self.finished - self.first_token) / max(1, self.output_tokens - 1)
 
 
+COLLECT = 100_000  # objects that were made between two looks of the garbage collector
+
 Follow = Callable[[Told], Iterable[Ask]]
 Progress = Callable[[int], object]
 
@@ -83,10 +87,13 @@ def drive(
     Each replica has a clock of its own; the one that is behind goes first, so a request is routed
     by what the replicas are when it comes. follow: what a finished request brings about.
     """
+    usual = gc.get_threshold()
     gc.freeze()  # or the collector would look through all the long prompts again and again
+    gc.set_threshold(COLLECT, *usual[1:])  # nothing here is in cycles
     try:
         return list(_ended(replicas, asks, route, follow, progress))
     finally:
+        gc.set_threshold(*usual)
         gc.unfreeze()
 
 
@@ -109,7 +116,8 @@ def _ended(
             continue
         if first is None:
             return
-        for told in first.step(queue[0][0] if queue else None):
+        others = min((r.clock.now for r in busy if r is not first), default=math.inf)
+        for told in first.step(queue[0][0] if queue else None, others):
             yield told
             if progress is not None:
                 progress(1)
@@ -135,6 +143,7 @@ class Simulation:
         assert isinstance(executor, SimulatedExecutor)
         assert isinstance(executor.clock, VirtualClock)
         self.executor, self.clock = executor, executor.clock
+        self.core.scheduler.foresee(executor)
         self._names = itertools.count()
         self._running: dict[str, Told] = {}
         # One for each length; most are asked for many times.
@@ -190,9 +199,14 @@ class Simulation:
             )
         )
 
-    def step(self, next_arrival: float | None = None) -> list[Told]:
-        """One step; what ended with it. With nothing to do before the next arrival, until then."""
+    def step(self, next_arrival: float | None = None, others: float = math.inf) -> list[Told]:
+        """One step, or several of nothing but decodes; what ended with it.
+
+        None of them begins after the next arrival, or after the other replicas' time. With nothing
+        to do before the next arrival, until then.
+        """
         before = self.clock.now
+        self.executor.horizon = min(others, math.inf if next_arrival is None else next_arrival)
         outputs = self.core.step().outputs
         ended = [told for output in outputs if (told := self._take(output)) is not None]
         if self.clock.now == before and not outputs and next_arrival is not None:
@@ -204,7 +218,7 @@ class Simulation:
         if not told.tokens and output.token_ids:
             told.first_token = self.clock.now
             told.cached_tokens, told.sources = output.num_cached_tokens, output.cached_by_source
-        told.tokens += output.token_ids
+        told.tokens.extend(output.token_ids)
         if output.finish_reason is None:
             return None
         told.preemptions = output.preemptions

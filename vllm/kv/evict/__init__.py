@@ -79,7 +79,7 @@ def parse(spec: str) -> Callable[[], EvictionPolicy]:
     raise ValueError(f"eviction policy: {name!r} is not one of {known}")
 
 
-def make(spec: str) -> EvictionPolicy:
+def make(spec: str) -> LeafFirst:
     """A policy as the engine uses it: leaf first, and by priority. Raises ValueError as `parse`."""
     return LeafFirst(Banded(parse(spec)))
 
@@ -89,6 +89,7 @@ __all__ = [
     "UNKNOWN",
     "WITH_SETTINGS",
     "EvictionPolicy",
+    "LeafFirst",
     "Use",
     "make",
     "parse",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 from vllm.core.retention import DEFAULT_PRIORITY
 from vllm.kv.evict.policy import UNKNOWN, EvictionPolicy, Use
@@ -49,6 +50,15 @@ class Banded:
                 self._sweep()
         self._bands[priority].insert(key, use)
 
+    def insert_all(self, used: Iterable[tuple[Key, Use]]) -> None:
+        """Insert each, in this order."""
+        usual = self._usual.insert
+        for key, use in used:
+            if use.priority == DEFAULT_PRIORITY and not self._special:
+                usual(key, use)
+            else:
+                self.insert(key, use)
+
     def touch(self, key: Key, use: Use = UNKNOWN) -> None:
         self._band(key).touch(key, use)
 
@@ -58,6 +68,11 @@ class Banded:
     def evict(self, key: Key) -> None:
         self._band(key).evict(key)
         self._special.pop(key, None)
+
+    def evict_all(self, keys: Iterable[Key]) -> None:
+        evict = self.evict if self._special else self._usual.evict
+        for key in keys:
+            evict(key)
 
     def _expire(self, now: float) -> None:
         while self._expiry and self._expiry[0][0] <= now:
@@ -83,8 +98,10 @@ class Banded:
     def victims(self, now: float = 0.0) -> Iterator[Key]:
         if self._expiry:
             self._expire(now)
-        for priority in sorted(self._bands):
-            yield from self._bands[priority].victims(now)
+        if len(self._bands) == 1:
+            return self._usual.victims(now)
+        bands = [self._bands[priority] for priority in sorted(self._bands)]
+        return chain.from_iterable(band.victims(now) for band in bands)
 
     def check(self) -> None:
         for priority, band in self._bands.items():
@@ -96,6 +113,8 @@ class Banded:
         assert all(pair in due for pair in timed if pair[0] < math.inf and pair[1] in self)
 
     def __len__(self) -> int:
+        if len(self._bands) == 1:
+            return len(self._usual)
         return sum(len(band) for band in self._bands.values())
 
     def __contains__(self, key: object) -> bool:

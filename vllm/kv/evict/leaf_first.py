@@ -6,16 +6,17 @@ could go is left: when the policy offers a parent, its descendants are offered b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from vllm.kv.evict.policy import UNKNOWN, EvictionPolicy, Use
+from vllm.kv.evict.banded import Banded
+from vllm.kv.evict.policy import UNKNOWN, Use
 from vllm.kv.lineage import Key
 
 
 class LeafFirst:
     """Wraps a policy. Knows the parents of the keys inside, and of no others."""
 
-    def __init__(self, policy: EvictionPolicy) -> None:
+    def __init__(self, policy: Banded) -> None:
         self.policy = policy
         self._parents: dict[Key, Key] = {}
         self._children: dict[Key, dict[Key, None]] = {}  # by parent, inside or not; none is empty
@@ -25,6 +26,20 @@ class LeafFirst:
         if use.parent is not None:
             self._parents[key] = use.parent
             self._children.setdefault(use.parent, {})[key] = None
+
+    def insert_all(self, used: Iterable[tuple[Key, Use]]) -> None:
+        """Insert each, in this order."""
+        self.policy.insert_all(used)
+        parents, children = self._parents, self._children
+        for key, use in used:
+            parent = use.parent
+            if parent is not None:
+                parents[key] = parent
+                siblings = children.get(parent)
+                if siblings is None:
+                    children[parent] = {key: None}
+                else:
+                    siblings[key] = None
 
     def touch(self, key: Key, use: Use = UNKNOWN) -> None:
         self.policy.touch(key, use)
@@ -37,13 +52,19 @@ class LeafFirst:
         self.policy.evict(key)
         self._unlink(key)
 
+    def evict_all(self, keys: Iterable[Key]) -> None:
+        self.policy.evict_all(keys)
+        for key in keys:
+            self._unlink(key)
+
     def _unlink(self, key: Key) -> None:
         parent = self._parents.pop(key, None)
         if parent is not None:
             children = self._children[parent]
-            del children[key]
-            if not children:
+            if len(children) == 1:
                 del self._children[parent]
+            else:
+                del children[key]
 
     def victims(self, now: float = 0.0) -> Iterator[Key]:
         told: set[Key] = set()
