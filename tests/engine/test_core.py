@@ -104,5 +104,7 @@ def test_reset_prefix_cache():
 
 def test_models_do_not_share_keys(tmp_path):
     """Two engines with one shape and other weights (here: other seeds) start other chains."""
-    prints = {core(load_format="dummy", seed=seed).scheduler.kv._names.root(None) for seed in (0, 0, 1)}
+    prints = {
+        core(load_format="dummy", seed=seed).scheduler.kv._names.root(None) for seed in (0, 0, 1)
+    }
     assert len(prints) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from vllm.scheduler.scheduler import Scheduler
 from vllm.simulator.run import Ask, Simulation, Told, drive
 
 from .test_simulation import TIERS, sessions, simulation
+
+WHOLE = {"enable_chunked_prefill": False, "max_num_batched_tokens": 256}  # prompts
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,8 @@ def run(args: dict[str, Any], asks: list[Ask], replicas: int, again: int) -> tup
 
     turn = itertools.count()
     done = drive(engines, asks, lambda ask: next(turn) % replicas, follow=follow)
-    return [story(done), [sum(column) for column in zip(*totals, strict=True)]], engines
+    used = [sorted(engine.core.scheduler.kv.uses._uses.items()) for engine in engines]
+    return [story(done), [sum(column) for column in zip(*totals, strict=True)], used], engines
 
 
 @settings(max_examples=40, deadline=None)
@@ -106,6 +110,10 @@ def run(args: dict[str, Any], asks: list[Ask], replicas: int, again: int) -> tup
     priority=st.booleans(),
     swap=st.booleans(),
     failures=st.sampled_from(["", "request=0.1,stream=0.1,stall=0.2,seconds=0.05"]),
+    latency=st.sampled_from(["linear:", "linear:kv=1e-6", "linear:step=0,sequence=0"]),
+    policy=st.sampled_from(["lru", "lru", "workload", "ttl", "lhd"]),
+    chunks=st.sampled_from([{}, {"long_prefill_token_threshold": 8}, WHOLE]),
+    queued=st.sampled_from([{}, {}, {"max_num_queued_reqs": 2, "max_num_seqs": 3}]),
     replicas=st.sampled_from([1, 1, 2]),
 )
 def test_coasting_changes_nothing(lengths: Path, seed: int, mode: str, **case: Any) -> None:
@@ -115,6 +123,10 @@ def test_coasting_changes_nothing(lengths: Path, seed: int, mode: str, **case: A
         "block_size": case["size"],
         "max_num_seqs": 8,
         "scheduling_policy": "priority" if case["priority"] else "fcfs",
+        "simulator_latency": case["latency"],
+        "kv_eviction_policy": case["policy"],
+        **case["chunks"],
+        **case["queued"],
     }
     if mode == "trace":
         args["simulator_trace"] = str(lengths)
@@ -191,6 +203,32 @@ def test_who_coasts_may_be_aborted_and_queued_again(seed: int) -> None:
         name: ask.max_tokens for name, ask in given.items()
     }
     assert core.scheduler.kv.usage == 0
+
+
+def test_a_crash_comes_at_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it all have their tokens: they end as if each token had had a row."""
+
+    def ends() -> list[tuple[str, float, int]]:
+        engine = simulation(simulator_failures="crash=50", num_gpu_blocks_override=40)
+        for i in range(4):
+            engine.add(Ask(0.0, [7 + i] * 40, 90 + i))
+        ended, crashed = [], 0
+        while engine.core.has_work:
+            engine.executor.horizon = math.inf
+            try:
+                outputs = engine.core.step().outputs
+            except RuntimeError:
+                crashed += 1
+                continue
+            ended += [
+                (o.request_id, engine.clock.now, o.preemptions) for o in outputs if o.finish_reason
+            ]
+        assert crashed == 1 and len(ended) == 4
+        return ended
+
+    fast = ends()
+    rowwise(monkeypatch)
+    assert fast == ends()
 
 
 def test_what_coasted_is_written_nowhere_twice(tmp_path: Path) -> None:

@@ -125,6 +125,7 @@ class StepResult:
     kept: list[np.ndarray] = field(default_factory=list)  # as `compress`: KVs, int32 [L, H]
     choices: dict[int, Choice] = field(default_factory=dict)  # sequence -> of orders that share
     steps: int = 1  # that were made: more than one only of those that coast
+    last: float | None = None  # when the last of several began
 
 
 class BlockIO(Protocol):

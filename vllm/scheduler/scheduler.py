@@ -304,8 +304,9 @@ class Scheduler:
     def _plan(self, coast: Coast | None) -> StepPlan:
         coasting = None
         if coast is not None:
-            # Nothing but what coasts can change anything: then until it does.
-            alone = not (self._draft.sequences or self.in_transfer or self.kv.tiers)
+            # Nothing but what coasts can change anything, and nobody waits to be told.
+            others = self._draft.sequences or self._untold or self.in_transfer
+            alone = not (others or self.kv.tiers)
             coasting = coast.plan(alone=alone)
         plan = self._draft.plan(self._forget, self._park, self._compression.orders, coasting)
         self._forget, self._park = [], []
@@ -549,6 +550,8 @@ class Scheduler:
         """Those that coast are further; who has come to a point, in order."""
         if self._coast is None or plan.coasting is None:
             return []
+        if result.last is not None:
+            self.kv.uses.now = result.last
         self._stats.generated_tokens += result.steps * len(self._coast)
         return self._coast.done(result.steps)
 

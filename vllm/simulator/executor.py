@@ -92,7 +92,7 @@ class SimulatedExecutor:
         step = Step.of(plan)
         self._pass(step)
         if plan.coasting is not None and not plan.seqs:
-            return StepResult(tokens=[], steps=1 + self._more(step, plan.coasting.most - 1))
+            return self._more(step, plan.coasting.most)
         tokens, logprobs, told, failed = [], [], {}, {}
         for i, (seq, sampled) in enumerate(zip(plan.seqs, plan.sample.tolist(), strict=True)):
             row = self._rows[seq]
@@ -115,14 +115,15 @@ class SimulatedExecutor:
         self.busy_seconds += seconds
         self._sleep(seconds)
 
-    def _more(self, step: Step, most: int) -> int:
-        """Make further steps of sequences that coast, at most so many, as time allows; how many."""
-        made = 0
-        while made < most and self.clock() < self.horizon:
-            made += 1
-            read = step.kv_tokens + made * step.sequences
+    def _more(self, step: Step, most: int) -> StepResult:
+        """Steps of sequences that coast, behind the first, at most so many, as time allows."""
+        made, last = 1, None
+        crash = self._failures.crash - 1  # a step that is to fail is made alone
+        while made < most and self.clock() < self.horizon and self._steps != crash:
+            read, last = step.kv_tokens + made * step.sequences, self.clock()
             self._pass(Step(0, step.sequences, read, read))
-        return made
+            made += 1
+        return StepResult(tokens=[], steps=made, last=last)
 
     def certain(self, seq: int) -> int:
         """As `core.plan.Foresight`."""

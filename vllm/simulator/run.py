@@ -207,9 +207,10 @@ class Simulation:
         """
         before = self.clock.now
         self.executor.horizon = min(others, math.inf if next_arrival is None else next_arrival)
-        outputs = self.core.step().outputs
+        step = self.core.step()
+        outputs, made = step.outputs, step.stats is not None and step.stats.step_tokens
         ended = [told for output in outputs if (told := self._take(output)) is not None]
-        if self.clock.now == before and not outputs and next_arrival is not None:
+        if self.clock.now == before and not (outputs or made) and next_arrival is not None:
             self.clock.sleep_until(next_arrival)  # nothing can run before
         return ended
 
