@@ -164,6 +164,21 @@ def test_one_that_is_refused_does_not_cost_others_their_outputs() -> None:
     assert engine.step() == []
 
 
+def test_outputs_are_the_users_own() -> None:
+    """Whoever changes the prompt of an output does not change what is computed of it."""
+    engine = LLMEngine.from_engine_args(EngineArgs(max_model_len=64, num_gpu_blocks_override=20))
+    said = []
+    for meddles in (False, True):
+        engine.add_request("r", list(range(10, 30)), FEW)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if meddles:
+                    output.prompt_token_ids.append(7)
+            engine.core.scheduler.requeue()  # all that is known is given to the workers again
+        said.append(output.outputs[0].token_ids)
+    assert said[0] == said[1]
+
+
 def test_arguments_that_cannot_work() -> None:
     with pytest.raises(TypeError):
         LLM(no_such_argument=1)

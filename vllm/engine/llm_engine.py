@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
+
 from vllm.config import ModelConfig, VllmConfig
 from vllm.core.clock import monotonic
 from vllm.core.request import EngineRequest
@@ -54,7 +56,9 @@ class LLMEngine:
             request_id, prompt, params, priority=priority, cache_salt=cache_salt, arrival=arrival
         )
         self._output.add(request, text, monotonic())
-        self.core.add(request)
+        # Its outputs show the prompt to users, who may change what they are shown.
+        own = [*request.prompt_token_ids]
+        self.core.add(msgspec.structs.replace(request, prompt_token_ids=own))
 
     def make_request(self, request_id: str, prompt: Any, params: SamplingParams) -> EngineRequest:
         """What the core would be asked, without asking it. Raises VLLMValidationError."""
