@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vllm import SamplingParams
 from vllm.core.plan import Foresight
+from vllm.core.request import EngineRequest
 from vllm.scheduler.scheduler import Scheduler
 from vllm.simulator.run import Ask, Simulation, Told, drive
 
@@ -173,36 +176,65 @@ def test_few_rows_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plans() >= 200 and sum(rows) >= 800
 
 
-@settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000))
-def test_who_coasts_may_be_aborted_and_queued_again(seed: int) -> None:
-    draw = random.Random(seed)
-    engine = simulation(block_size=16, num_gpu_blocks_override=40, max_num_seqs=8)
-    core, given = engine.core, {}
-    for i, ask in enumerate(asked(seed, 10, 1e6, 60)):
-        given[str(i)] = ask
-        engine.add(ask)
-    told: dict[str, list[int]] = {name: [] for name in given}
-    for _ in range(400):
-        if not core.has_work:
-            break
-        engine.executor.horizon = engine.clock.now + draw.choice([0.0, 0.02, 1.0])
+def life(seed: int) -> list[Any]:
+    """Requests of several outputs; some are aborted, ended or queued again. What became of them."""
+    draw, told = random.Random(seed), Counter[tuple[str, int]]()
+    args: dict[str, Any] = {"block_size": 16, "num_gpu_blocks_override": 40, "max_num_seqs": 8}
+    engine = simulation(simulator=draw.choice(["random", "echo"]), **args)
+    core, ended, at = engine.core, [], 0.0
+
+    def step(until: float) -> None:
+        engine.executor.horizon = until
         for output in core.step().outputs:
-            told[output.request_id] += output.token_ids
+            name = output.request_id, output.index
+            told[name] += len(output.token_ids)
+            if output.finish_reason is not None:
+                end = output.finish_reason, output.stop_reason, output.preemptions
+                ended.append((name, engine.clock.now, told.pop(name), end))
         core.check()
-        if draw.random() < 0.1:
-            name = draw.choice(list(given))
-            core.abort([name])
-            del given[name], told[name]
-            if not given:
-                break
-        elif draw.random() < 0.1:
-            core.scheduler.requeue()
+
+    for i, prompt in enumerate(sessions(seed, 16)):
+        at += draw.expovariate(40.0)
+        while core.has_work and engine.clock.now < at:
+            step(at)
+        engine.clock.sleep_until(at)
+        params = SamplingParams(
+            n=draw.choice([1, 1, 3]),
+            max_tokens=draw.randrange(1, 70),
+            min_tokens=draw.choice([0, 0, 1]),
+            stop_token_ids=draw.sample(prompt, draw.randrange(2)),
+            detokenize=False,
+        )
+        core.add(
+            EngineRequest(
+                request_id=str(i),
+                prompt_token_ids=prompt,
+                params=params,
+                max_tokens=params.max_tokens or 0,
+                arrival=at,
+            )
+        )
+        what, which = draw.randrange(6), str(draw.randrange(i + 1))
+        if what == 0:
+            core.abort([which])
+        elif what == 1 and (which, 0) in told:
+            core.end([(which, 0)])
+        elif what == 2:
+            core.reset_prefix_cache(running=True)
         core.check()
-    assert {name: len(tokens) for name, tokens in told.items()} == {
-        name: ask.max_tokens for name, ask in given.items()
-    }
+    while core.has_work:
+        step(math.inf)
     assert core.scheduler.kv.usage == 0
+    return ended
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_who_coasts_may_be_aborted_ended_and_queued_again(seed: int) -> None:
+    fast = life(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        rowwise(patch)
+        assert fast == life(seed)
 
 
 def test_a_crash_comes_at_its_step(monkeypatch: pytest.MonkeyPatch) -> None:
