@@ -362,8 +362,12 @@ def _spans(name: str, given: Any) -> list[tuple[int, int]]:
             raise VLLMValidationError(
                 f"{name} must hold pairs: [start, end)", parameter=name, value=span
             )
-        _integer(name, span[0], 0, 2**31 - 1)
-        _integer(name, span[1], span[0] + 1, 2**31 - 1)
+        for end in span:
+            _integer(name, end, 0, 2**31 - 1)
+        if span[0] >= span[1]:
+            raise VLLMValidationError(
+                f"{name}: [{span[0]}, {span[1]}) holds no token", parameter=name, value=span
+            )
     return [(start, end) for start, end in given]
 
 
