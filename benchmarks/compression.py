@@ -178,7 +178,7 @@ def idle(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def prefill(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One long prompt, on some layers of a 0.5 B Llama: the share that compressing has."""
     length = 2000
-    make_model(folder / "larger", 4)
+    make_model(folder / "larger", 4, max_position_embeddings=4096)
     contender = Contender(
         folder / "larger",
         256,
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--prompt", type=int, default=1024)
-    parser.add_argument("--output", type=int, default=2048)
+    parser.add_argument("--output", type=int, default=3072)
     parser.add_argument("--interval", type=int, default=128)
     parser.add_argument(
         "--contenders",

@@ -38,7 +38,8 @@ RULES: dict[str, dict[str, Any]] = {
     "head-floor": {"compression_head_floor": 0.2},
     "value-norm": {"compression_value_norm": True},
 }
-WRAPPERS = {"head-floor": ("kvc", "snapkv", "rkv"), "value-norm": ("kvc", "snapkv", "rkv")}
+WRAPPED = ("kvc-diff", "kvc", "snapkv", "rkv")
+WRAPPERS = {"head-floor": WRAPPED, "value-norm": WRAPPED}
 PLACES = ("window", "after")
 FOLDER = Path(__file__).parent / "results"
 
