@@ -95,8 +95,11 @@ class FilesMachine(RuleBasedStateMachine):
             return
         path = files[at % len(files)]
         data = bytearray(path.read_bytes())
+        if not data and how in ("flip", "cut"):
+            return  # it was cut to nothing before
         if how == "flip":
-            data[at % 4224 if at % 2 else at % (4096 + 8000)] ^= 1
+            place = at % 4224 if at % 2 else at % (4096 + 8000)
+            data[place % len(data)] ^= 1
         elif how == "cut":
             del data[at % len(data) :]
         elif how == "swap":
