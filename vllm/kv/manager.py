@@ -205,7 +205,7 @@ class KVManager:
         new = self._pool.allocate(missing)
         assert new is not None
         fresh = iter(new)
-        self._names.take(seq)
+        self._names.drop(seq)
         table = BlockTable(lineage, hints=hints)
         found = len(device) + len(loaded)
         table.blocks = device
@@ -322,14 +322,14 @@ class KVManager:
             blocks = self._take(count, 1 + headroom)
             if blocks is None:
                 return None
-            self._names.take(seq)
+            self._names.drop(seq)
             self._heads.take_back(seq, blocks)
             self._tiers.spills.bring_back(seq, blocks)
             return spilled.tokens
         table = BlockTable(lineage, cached=spilled.tokens, hints=hints, resumed=True)
         cached = self._fill(table, tokens, headroom)
         if cached is not None:
-            self._names.take(seq)
+            self._names.drop(seq)
             self._tables[seq] = table
             self._tiers.spills.bring_back(seq, table.blocks[: len(spilled.names)])
         return cached
@@ -614,7 +614,7 @@ class KVManager:
     def _release(self, seq: int) -> None:
         if self._meetings is not None:
             self._meetings.drop(seq)
-        self._names.take(seq)
+        self._names.drop(seq)
         self._heads.release(seq)
         if self._snapshots is not None:
             self._snapshots.forget(seq)
@@ -704,7 +704,7 @@ class KVManager:
         assert self._snapshots is not None
         if not self._has_room(self._snapshots.missing(snapshot, tokens) + headroom, spare=key):
             return None
-        self._names.take(seq)
+        self._names.drop(seq)
         if self._prefetch is not None:
             self._prefetch.drop(seq)
         return self._snapshots.begin(seq, key).tokens

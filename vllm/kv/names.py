@@ -43,9 +43,9 @@ class Names:
         lineage = self._lineages[seq] = self.new(salt)
         lineage.begin(keys)
 
-    def take(self, seq: int) -> Lineage | None:
+    def drop(self, seq: int) -> None:
         """It is admitted, or gone."""
-        return self._lineages.pop(seq, None)
+        self._lineages.pop(seq, None)
 
 
 class Expected:
