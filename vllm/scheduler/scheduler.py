@@ -199,7 +199,7 @@ class Scheduler:
         """Sequences that decode beside those in `running`."""
         return 0 if self._coast is None else len(self._coast)
 
-    def _wake(self, points: Iterable[Point]) -> list[Sequence]:
+    def _wake(self, points: list[Point]) -> list[Sequence]:
         for point in points:
             put(self.running, point.sequence)
             if point.said:
