@@ -68,7 +68,7 @@ class SequenceOutput(msgspec.Struct, omit_defaults=True):
 
     request_id: str
     index: int  # which of the request's n outputs
-    token_ids: Sequence[int]
+    token_ids: Sequence[int]  # a list, or an array from those that coasted
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None  # of this step's part of the prompt
     finish_reason: str | None = None
