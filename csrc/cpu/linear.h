@@ -135,8 +135,6 @@ void linear_pack(const Linear& a, float* packed, int64_t begin, int64_t end) {
   }
 }
 
-// c [kGroup, cols] += the group's weights @ a part of a packed tile. The narrower the tile, the more rows
-// a register block takes, to have as many independent sums.
 template <class T, int R, int V>
 void group_blocks(const Unit* weights, int64_t stride, const float* packed, int depth, float* c) {
   static_assert(kGroup % R == 0);
@@ -144,6 +142,8 @@ void group_blocks(const Unit* weights, int64_t stride, const float* packed, int 
     product_block<Units<T>, R, V, true>(weights + r * stride, stride, packed, V * W, depth, c + r * kTile, kTile);
 }
 
+// c [kGroup, cols] += the group's weights @ a part of a packed tile. The narrower the tile, the more rows
+// a register block takes, to have as many independent sums.
 template <class T>
 void group_product(const Unit* weights, int64_t stride, const float* packed, int cols, int depth, float* c) {
   if constexpr (W == 16) {
