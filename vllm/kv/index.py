@@ -6,7 +6,7 @@ lookup answers for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NewType
 
 from vllm.kv.lineage import Key
@@ -24,17 +24,8 @@ class Index:
         """False, and nothing changes, when the key has a block already."""
         return self._device.setdefault(key, block) == block
 
-    def add_all(self, keys: Sequence[Key], blocks: Sequence[BlockId]) -> bool:
-        """All of them or, when any key has a block already, none and False."""
-        if not self._device.keys().isdisjoint(keys):
-            return False
-        self._device.update(zip(keys, blocks, strict=True))
-        return True
-
-    def drop(self, keys: Iterable[Key]) -> list[BlockId]:
-        """These are no longer on the device; where they were."""
-        pop = self._device.pop
-        return [pop(key) for key in keys]
+    def drop(self, key: Key) -> BlockId:
+        return self._device.pop(key)
 
     def block(self, key: Key) -> BlockId | None:
         return self._device.get(key)

@@ -183,11 +183,6 @@ class KVManager:
         spilled = self._spilled(seq)
         if spilled is not None:
             return self._admit_spilled(seq, spilled, lineage, len(tokens), headroom, hints)
-        spare = self._prefetch is not None or self._snapshots is not None
-        if headroom >= self._pool.available and not spare:
-            return (
-                None  # whatever is found, a block is missing: those that wait long are not hashed
-            )
         keys = self._names.keys(seq, tokens, salt, limit) if self.caching else ()
         device, below = self._find(keys)
         front, loaded = 0, below

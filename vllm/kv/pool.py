@@ -80,10 +80,10 @@ class BlockPool:
             for key in chosen:
                 self.residency.evicted(key, self._uses.now)
         self._policy.evict_all(chosen)
-        blocks = self._index.drop(chosen)
-        for block in blocks:
+        for key in chosen:
+            block = self._index.drop(key)
             self._keys[block] = None
-        self._free += blocks
+            self._free.append(block)
 
     def _victims(self) -> Iterator[Key]:
         """The keys that may be evicted, next one first."""
@@ -164,12 +164,6 @@ class BlockPool:
         """Name held blocks, as `publish`; those that have a name keep it. Which were cached by it:
         places in `blocks`."""
         names = self._keys
-        new = self.residency is None and not any(names[block] for block in blocks)
-        if new and self._index.add_all(keys, blocks):
-            for block, key in zip(blocks, keys, strict=True):
-                assert self._refs[block] > 0, "only a held block can be published"
-                names[block] = key
-            return list(range(len(keys)))
         return [
             i
             for i, block in enumerate(blocks)
