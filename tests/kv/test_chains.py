@@ -39,16 +39,6 @@ class SlowBands(Banded):
             self.evict(key)
 
 
-class SlowLeafFirst(LeafFirst):
-    def insert_all(self, used: Iterable[tuple[Key, Use]]) -> None:
-        for key, use in used:
-            self.insert(key, use)
-
-    def evict_all(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            self.evict(key)
-
-
 class SlowPool(BlockPool):
     def release_used(self, blocks: Sequence[BlockId], uses: Sequence[tuple[Key, Use]]) -> None:
         for block, (key, use) in reversed(list(zip(blocks, uses, strict=True))):
@@ -73,7 +63,7 @@ def manager(policy: str) -> KVManager:
 def slow_manager(policy: str) -> KVManager:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(manager_module, "BlockPool", SlowPool)
-        patch.setattr(manager_module, "make", lambda spec: SlowLeafFirst(SlowBands(parse(spec))))
+        patch.setattr(manager_module, "make", lambda spec: LeafFirst(SlowBands(parse(spec))))
         return manager(policy)
 
 

@@ -6,7 +6,7 @@ could go is left: when the policy offers a parent, its descendants are offered b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from vllm.kv.evict.banded import Banded
 from vllm.kv.evict.policy import UNKNOWN, Use
@@ -22,12 +22,9 @@ class LeafFirst:
         self._children: dict[Key, dict[Key, None]] = {}  # by parent, inside or not; none is empty
 
     def insert(self, key: Key, use: Use = UNKNOWN) -> None:
-        self.policy.insert(key, use)
-        if use.parent is not None:
-            self._parents[key] = use.parent
-            self._children.setdefault(use.parent, {})[key] = None
+        self.insert_all([(key, use)])
 
-    def insert_all(self, used: Iterable[tuple[Key, Use]]) -> None:
+    def insert_all(self, used: Sequence[tuple[Key, Use]]) -> None:
         """Insert each, in this order."""
         self.policy.insert_all(used)
         parents, children = self._parents, self._children
@@ -49,10 +46,9 @@ class LeafFirst:
         self._unlink(key)
 
     def evict(self, key: Key) -> None:
-        self.policy.evict(key)
-        self._unlink(key)
+        self.evict_all([key])
 
-    def evict_all(self, keys: Iterable[Key]) -> None:
+    def evict_all(self, keys: Sequence[Key]) -> None:
         self.policy.evict_all(keys)
         for key in keys:
             self._unlink(key)
