@@ -123,7 +123,7 @@ def test_what_one_engine_stored_another_finds() -> None:
     loaded = [t for t in shared.done if t.sources.get("shared")]
     assert len(loaded) == 8, "every prompt that was computed somewhere before"
     assert {t.cached_tokens for t in loaded} == {192}
-    spec = Cluster(small, 1, "cost").replicas[0].core.capacity.spec
+    spec = Simulation(small).core.capacity.spec
     tokens = sum(t.sources["shared"] for t in loaded)
     assert shared.bytes_loaded == tokens // BLOCK * spec.block_bytes
     assert shared.bytes_stored == 4 * 12 * spec.block_bytes, "each block once, by whoever had it"

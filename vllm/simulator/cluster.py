@@ -13,9 +13,8 @@ import numpy as np
 from vllm.config import VllmConfig
 from vllm.config.engine import TierConfig
 from vllm.engine.capacity import Capacity
-from vllm.kv.lineage import Key
 from vllm.simulator.executor import SimulatedExecutor
-from vllm.simulator.run import Ask, Progress, Simulation, Told, drive
+from vllm.simulator.run import Ask, Progress, Replica, Simulation, Told, drive, engine
 from vllm.simulator.store import SharedStore
 
 HASHED_TOKENS = 1024  # of a prompt's beginning: what `prefix` hashes, unless told otherwise
@@ -37,8 +36,10 @@ def round_robin(cluster: Cluster, ask: Ask) -> int:
 
 def least_loaded(cluster: Cluster, ask: Ask) -> int:
     """The replica with the fewest requests; of several the one that got fewest so far."""
-    counts = zip(map(_requests, cluster.replicas), cluster.counts, strict=True)
-    return _first_least(counts)
+    return _first_least(
+        (replica.requests, count)
+        for replica, count in zip(cluster.replicas, cluster.counts, strict=True)
+    )
 
 
 def prefix(cluster: Cluster, ask: Ask) -> int:
@@ -55,11 +56,9 @@ def cost(cluster: Cluster, ask: Ask) -> int:
     """Where the fewest tokens are in the way: the prompt's own that are not cached there, those
     that others wait for, and one a step for each that runs.
     """
-    limit = len(ask.prompt) - 1
-    known = [Key(key) for key in ask.keys[: limit // cluster.block_size]]
-    keys = known or cluster.replicas[0].core.scheduler.kv.keys(ask.prompt, ask.salt, limit)
+    tokens = len(ask.prompt) - 1
     costs = (
-        (limit - replica.core.scheduler.kv.found(keys)[1] + _tokens_ahead(replica), count)
+        (tokens - replica.cached_tokens(ask) + replica.tokens_ahead, count)
         for replica, count in zip(cluster.replicas, cluster.counts, strict=True)
     )
     return _first_least(costs)
@@ -71,18 +70,6 @@ ROUTES: dict[str, Route] = {
     "prefix": prefix,
     "cost": cost,
 }
-
-
-def _requests(replica: Simulation) -> int:
-    scheduler = replica.core.scheduler
-    here = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.loading)
-    return here + scheduler.coasting
-
-
-def _tokens_ahead(replica: Simulation) -> int:
-    scheduler = replica.core.scheduler
-    ahead = (*scheduler.running, *scheduler.waiting, *scheduler.loading.values())
-    return sum(sequence.remaining for sequence in ahead) + scheduler.coasting
 
 
 def _first_least(costs: Any) -> int:
@@ -106,15 +93,11 @@ class Cluster:
             raise ValueError(f"routing must be one of {', '.join(ROUTES)}, not {routing!r}")
         if replicas < 1:
             raise ValueError(f"replicas must be at least 1, not {replicas}")
-        if store is not None:
-            config = _with_tiers(config)
         self._route = ROUTES[routing]
         self.routing, self.store, self.hashed_tokens = routing, store, hashed_tokens
-
-        def make(config: VllmConfig, capacity: Capacity) -> SimulatedExecutor:
-            return SimulatedExecutor(config, capacity, store)
-
-        self.replicas = [Simulation(config, number, make) for number in range(replicas)]
+        self._sharing = [] if store is None else _that_share(config, replicas, store)
+        plain = [engine(config, number) for number in range(replicas)] if store is None else []
+        self.replicas: list[Replica] = [*self._sharing, *plain]
         self.counts = [0] * replicas
         self.block_size = config.cache.block_size
 
@@ -130,15 +113,23 @@ class Cluster:
     def run(self, asks: Sequence[Ask], *, progress: Progress | None = None) -> Outcome:
         done = drive(self.replicas, asks, self.route, progress=progress)
         for replica in self.replicas:
-            replica.core.check()
-        busy = [replica.executor.busy_seconds for replica in self.replicas]
+            replica.check()
+        busy = [replica.busy_seconds for replica in self.replicas]
         loaded = stored = 0
-        for replica in self.replicas:
+        for replica in self._sharing:
             tiers = replica.core.scheduler.kv.tiers
             for told in tiers.stats() if tiers is not None else ():
                 if told.tier == "shared":
                     loaded, stored = loaded + told.bytes_loaded, stored + told.bytes_stored
         return Outcome(self.routing, self.store is not None, done, busy, loaded, stored)
+
+
+def _that_share(config: VllmConfig, replicas: int, store: SharedStore) -> list[Simulation]:
+    def make(config: VllmConfig, capacity: Capacity) -> SimulatedExecutor:
+        return SimulatedExecutor(config, capacity, store)
+
+    config = _with_tiers(config)
+    return [Simulation(config, number, make) for number in range(replicas)]
 
 
 def _with_tiers(config: VllmConfig) -> VllmConfig:

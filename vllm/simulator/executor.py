@@ -11,8 +11,6 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from vllm.config import VllmConfig
 from vllm.config.engine import SimulatorConfig, TierConfig
 from vllm.config.model import ModelConfig, read_json
@@ -20,6 +18,7 @@ from vllm.core.clock import Clock, monotonic
 from vllm.core.errors import VLLMValidationError
 from vllm.core.plan import BlockIO, NewSequence, StepPlan, StepResult
 from vllm.core.request import TokenLogprobs
+from vllm.core.splitmix import mixed, stream
 from vllm.engine.capacity import Capacity
 from vllm.kv.cost import LoadCost
 from vllm.kv.evict import make
@@ -33,7 +32,6 @@ from vllm.simulator.tiers import ModelledMover, ModelledTier, sleeper
 
 logger = logging.getLogger(__name__)
 
-_MASK = 2**64 - 1
 AHEAD = 1024  # tokens that are drawn at once
 LOOK_AHEAD = 512  # blocks that are copied down ahead of their eviction, at most
 
@@ -68,7 +66,7 @@ class SimulatedExecutor:
         self._config: SimulatorConfig = config.simulator
         self._capacity = capacity
         self._store = store
-        self._vocab = _spoken(config.model)
+        self._vocab = spoken(config.model)
         self._latency = parse(self._config.latency, config.model)
         virtual = self._config.clock == "virtual"
         self.clock: Clock = VirtualClock() if virtual else monotonic
@@ -150,7 +148,7 @@ class SimulatedExecutor:
         if row.made > row.begun + len(row.ahead):
             row.begun, left = made, row.params.max_tokens or 0
             more = max(count, min(left - made, AHEAD))
-            row.ahead = array("i", _streamed(row.stream, made, more, self._vocab).tobytes())
+            row.ahead = array("i", stream(row.stream, made, more, self._vocab).tobytes())
         told = row.ahead[made - row.begun : row.made - row.begun]
         if row.never:
             told = array("i", (self._allowed(token, row) for token in told))
@@ -175,7 +173,7 @@ class SimulatedExecutor:
 
     def _draw(self, what: str, number: int) -> float:
         """Between 0 and 1, the same for the same seed whenever it is asked."""
-        return _mixed(_mixed(self._seed + (sum(what.encode()) << 32)) ^ number) / 2**64
+        return mixed(mixed(self._seed + (sum(what.encode()) << 32)) ^ number) / 2**64
 
     def _next(self, row: _Row) -> int:
         new, made = row.new, row.made
@@ -185,7 +183,7 @@ class SimulatedExecutor:
             return new.tokens[made] if made < new.prompt_len else _end(new)
         if self._config.mode == "trace" and made >= self._length(new):
             return _end(new)
-        return self._allowed(_mixed(row.stream ^ made) % self._vocab, row)
+        return self._allowed(mixed(row.stream ^ made) % self._vocab, row)
 
     def _length(self, new: NewSequence) -> int:
         """The output's, from the trace's line for it: the scheduler counts arrivals from 1."""
@@ -248,7 +246,7 @@ class SimulatedExecutor:
         """Nothing runs here."""
 
 
-def _spoken(model: ModelConfig) -> int:
+def spoken(model: ModelConfig) -> int:
     """Ids below this are the model's and, as far as its folder says, the tokenizer's too."""
     path = model.tokenizer_folder / "config.json"
     known = read_json(path).get("vocab_size") if path.is_file() else None
@@ -263,7 +261,7 @@ class _Row:
     def __init__(self, new: NewSequence, made: int) -> None:
         self.new, self.params, self.made = new, new.params, made
         self.never = {*new.eos_token_ids, *(new.params.stop_token_ids or ())}  # by chance
-        self.stream = _mixed(new.sampling_seed)
+        self.stream = mixed(new.sampling_seed)
         self.ahead, self.begun = array("i"), 0  # tokens from that one on, but for `never`
 
 
@@ -282,23 +280,6 @@ def _aligned(given: list[tuple[int, TokenLogprobs]], count: int) -> list[TokenLo
         return []
     told = dict(given)
     return [told.get(i) for i in range(count)]
-
-
-def _mixed(number: int) -> int:
-    """64 bits that look random: the finaliser of SplitMix64 (Steele et al., 2014)."""
-    number = (number * 0x9E3779B97F4A7C15) & _MASK
-    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _MASK
-    return number ^ (number >> 31)
-
-
-def _streamed(stream: int, first: int, count: int, below: int) -> np.ndarray:
-    """`_mixed(stream ^ i) % below` for each i from `first` on, int32 [count]."""
-    number = np.arange(first, first + count, dtype=np.uint64) ^ np.uint64(stream)
-    number *= np.uint64(0x9E3779B97F4A7C15)
-    number = (number ^ (number >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    number = (number ^ (number >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((number ^ (number >> np.uint64(31))) % np.uint64(below)).astype(np.int32)
 
 
 def _certain(token: int) -> TokenLogprobs:

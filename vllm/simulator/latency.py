@@ -78,7 +78,8 @@ class Linear:
     kv: float = 0.0
 
     def __call__(self, step: Step) -> float:
-        return float(np.dot(step.features(), [self.step, self.prefill, self.sequence, self.kv]))
+        per_token = self.prefill * step.prefill_tokens + self.sequence * step.sequences
+        return self.step + (per_token + self.kv * step.kv_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,15 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.util import find_spec
+from typing import Protocol
 
 from vllm.config import VllmConfig
+from vllm.config.failures import Failures
 from vllm.core.request import EngineRequest, SequenceOutput
 from vllm.core.retention import CacheHints
 from vllm.engine.core import EngineCore, ExecutorFactory
+from vllm.kv.lineage import Key
 from vllm.sampling_params import SamplingParams
 from vllm.simulator.clock import VirtualClock
 from vllm.simulator.executor import SimulatedExecutor
@@ -68,6 +72,87 @@ class Told:
         return (self.finished - self.first_token) / max(1, self.output_tokens - 1)
 
 
+class Replica(Protocol):
+    """An engine on a virtual clock, as `drive` and routers see it."""
+
+    number: int
+
+    @property
+    def now(self) -> float: ...
+
+    @property
+    def busy_seconds(self) -> float:
+        """Of steps."""
+
+    @property
+    def has_work(self) -> bool: ...
+
+    @property
+    def requests(self) -> int:
+        """That are in the engine."""
+
+    @property
+    def tokens_ahead(self) -> int:
+        """That these have not computed yet, of what is known."""
+
+    def cached_tokens(self, ask: Ask) -> int:
+        """Leading tokens of its prompt that need not be computed, in whole blocks."""
+
+    def add(self, ask: Ask) -> None:
+        """Give the engine a request, at its arrival or as soon as the clock is there.
+
+        Raises ValueError for a prompt that the context has no room for.
+        """
+
+    def step(self, next_arrival: float | None = None, others: float = math.inf) -> list[Told]:
+        """One step, or several with which nothing ends but with the last; what ended.
+
+        None but the first begins after the next arrival, or after the other replicas' time. With
+        nothing to do before the next arrival, until then.
+        """
+
+    def check(self) -> None:
+        """AssertionError unless every invariant holds."""
+
+
+def engine(config: VllmConfig, number: int = 0) -> Replica:
+    """A simulated engine: over arrays where it is plain enough, which is the same and sooner.
+
+    Raises ValueError for a configuration that is not the simulator's, in virtual time.
+    """
+    if not plain(config):
+        return Simulation(config, number)
+    from vllm.simulator.arrays import ArrayEngine
+
+    return ArrayEngine(config, number)
+
+
+def plain(config: VllmConfig) -> bool:
+    """Whether there is nothing in the engine but what `simulator.kernel` has."""
+    cache, scheduler, simulator = config.cache, config.scheduler, config.simulator
+    return (
+        simulator is not None
+        and (simulator.clock, simulator.mode) == ("virtual", "random")
+        and simulator.failures == Failures()
+        and not simulator.latency.startswith("table")
+        and (cache.eviction_policy, cache.tiers, cache.events) == ("lru", None, None)
+        and (scheduler.policy, scheduler.window_size) == ("fcfs", 1)
+        and (scheduler.max_num_queued_reqs, scheduler.max_num_queued_tokens) == (None, None)
+        and (config.compression, config.prefix_metrics) == (None, None)
+        and find_spec("numba") is not None
+    )
+
+
+def room_for(ask: Ask, longest: int) -> int:
+    """Tokens of output that the context has room for. Raises ValueError when there are none."""
+    room = longest - len(ask.prompt)
+    if room < 1:
+        raise ValueError(
+            f"a prompt of {len(ask.prompt)} tokens is too long for a context of {longest}"
+        )
+    return room
+
+
 COLLECT = 100_000  # objects that were made between two looks of the garbage collector
 
 Follow = Callable[[Told], Iterable[Ask]]
@@ -75,7 +160,7 @@ Progress = Callable[[int], object]
 
 
 def drive(
-    replicas: Sequence[Simulation],
+    replicas: Sequence[Replica],
     asks: Iterable[Ask],
     route: Callable[[Ask], int],
     *,
@@ -98,7 +183,7 @@ def drive(
 
 
 def _ended(
-    replicas: Sequence[Simulation],
+    replicas: Sequence[Replica],
     asks: Iterable[Ask],
     route: Callable[[Ask], int],
     follow: Follow | None,
@@ -108,15 +193,15 @@ def _ended(
     queue = [(ask.arrival, next(numbers), ask) for ask in asks]
     heapq.heapify(queue)
     while True:
-        busy = [replica for replica in replicas if replica.core.has_work]
-        first = min(busy, key=lambda replica: replica.clock.now, default=None)
-        if queue and (first is None or queue[0][0] <= first.clock.now):
+        busy = [replica for replica in replicas if replica.has_work]
+        first = min(busy, key=lambda replica: replica.now, default=None)
+        if queue and (first is None or queue[0][0] <= first.now):
             ask = heapq.heappop(queue)[2]
             replicas[route(ask)].add(ask)
             continue
         if first is None:
             return
-        others = min((r.clock.now for r in busy if r is not first), default=math.inf)
+        others = min((r.now for r in busy if r is not first), default=math.inf)
         for told in first.step(queue[0][0] if queue else None, others):
             yield told
             if progress is not None:
@@ -126,7 +211,7 @@ def _ended(
 
 
 class Simulation:
-    """One engine on a virtual clock. The same requests and seed give the same results."""
+    """The real engine as a `Replica`. The same requests and seed give the same results."""
 
     def __init__(
         self, config: VllmConfig, number: int = 0, make: ExecutorFactory = SimulatedExecutor
@@ -149,6 +234,38 @@ class Simulation:
         # One for each length; most are asked for many times.
         self._params = lru_cache(maxsize=4096)(self._new_params)
 
+    @property
+    def now(self) -> float:
+        return self.clock.now
+
+    @property
+    def busy_seconds(self) -> float:
+        return self.executor.busy_seconds
+
+    @property
+    def has_work(self) -> bool:
+        return self.core.has_work
+
+    @property
+    def requests(self) -> int:
+        scheduler = self.core.scheduler
+        here = len(scheduler.running) + len(scheduler.waiting) + len(scheduler.loading)
+        return here + scheduler.coasting
+
+    @property
+    def tokens_ahead(self) -> int:
+        scheduler = self.core.scheduler
+        ahead = (*scheduler.running, *scheduler.waiting, *scheduler.loading.values())
+        return sum(sequence.remaining for sequence in ahead) + scheduler.coasting
+
+    def cached_tokens(self, ask: Ask) -> int:
+        kv, limit = self.core.scheduler.kv, len(ask.prompt) - 1
+        known = [Key(key) for key in ask.keys[: limit // kv.spec.block_size]]
+        return kv.found(known or kv.keys(ask.prompt, ask.salt, limit))[1]
+
+    def check(self) -> None:
+        self.core.check()
+
     def _new_params(self, length: int) -> SamplingParams:
         return SamplingParams(max_tokens=length, ignore_eos=self._ends is None, detokenize=False)
 
@@ -170,19 +287,9 @@ class Simulation:
         self.clock.sleep_until(until)
 
     def add(self, ask: Ask) -> None:
-        """Give the engine a request, at its arrival or as soon as the clock is there.
-
-        Raises ValueError for a prompt that the context has no room for.
-        """
-        room = self.core.capacity.max_model_len - len(ask.prompt)
-        if room < 1:
-            raise ValueError(
-                f"a prompt of {len(ask.prompt)} tokens is too long for a context of "
-                f"{self.core.capacity.max_model_len}"
-            )
+        length = min(ask.max_tokens, room_for(ask, self.core.capacity.max_model_len))
         if not self.core.has_work:
             self._idle(ask.arrival)
-        length = min(ask.max_tokens, room)
         name = str(next(self._names))
         self._running[name] = Told(ask, self.number)
         self.core.add(
@@ -200,11 +307,6 @@ class Simulation:
         )
 
     def step(self, next_arrival: float | None = None, others: float = math.inf) -> list[Told]:
-        """One step, or several of nothing but decodes; what ended with it.
-
-        None of them begins after the next arrival, or after the other replicas' time. With nothing
-        to do before the next arrival, until then.
-        """
         before = self.clock.now
         self.executor.horizon = min(others, math.inf if next_arrival is None else next_arrival)
         step = self.core.step()

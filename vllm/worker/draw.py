@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm.core.splitmix import GOLDEN, finalized_all
+
 CANDIDATES = 512  # top-p looks at so many of the likeliest before it sorts more of the vocabulary
 
 
@@ -129,12 +131,6 @@ def _inverse(weights: Tensor, uniform: np.ndarray) -> Tensor:
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """float64 [S] in [0, 1): SplitMix64 (Steele et al., 2014) over seed, then position."""
     with np.errstate(over="ignore"):
-        mixed = _mix(seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
-        mixed = _mix(mixed ^ (positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)))
+        mixed = finalized_all(seeds.astype(np.uint64) + np.uint64(GOLDEN))
+        mixed = finalized_all(mixed ^ (positions.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)))
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
