@@ -184,12 +184,14 @@ def test_what_is_not_plain_is_the_real_engine(args: dict[str, Any]) -> None:
         ArrayEngine(made)
 
 
-def test_a_prompt_without_room_is_refused() -> None:
-    made = config(num_gpu_blocks_override=40, block_size=8)
-    replica = engine(made)
-    assert isinstance(replica, ArrayEngine)
+@pytest.mark.parametrize("make", [Simulation, ArrayEngine])
+def test_what_cannot_run_is_refused(make: type[Simulation | ArrayEngine]) -> None:
+    replica = make(config(num_gpu_blocks_override=40, block_size=8))
     with pytest.raises(ValueError, match="256 tokens is too long for a context of 256"):
         replica.add(Ask(0.0, [7] * 256, 1))
+    for ask in (Ask(0.0, [], 1), Ask(0.0, [7], 0)):
+        with pytest.raises(ValueError, match="a prompt, and max_tokens of at least 1"):
+            replica.add(ask)
     assert not replica.has_work
     replica.check()
 

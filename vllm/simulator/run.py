@@ -101,7 +101,8 @@ class Replica(Protocol):
     def add(self, ask: Ask) -> None:
         """Give the engine a request, at its arrival or as soon as the clock is there.
 
-        Raises ValueError for a prompt that the context has no room for.
+        Raises ValueError for a prompt that is empty or that the context has no room for, and for
+        max_tokens below 1.
         """
 
     def step(self, next_arrival: float | None = None, others: float = math.inf) -> list[Told]:
@@ -144,7 +145,12 @@ def plain(config: VllmConfig) -> bool:
 
 
 def room_for(ask: Ask, longest: int) -> int:
-    """Tokens of output that the context has room for. Raises ValueError when there are none."""
+    """Tokens of output that the context has room for.
+
+    Raises ValueError when there are none, or when the request asks nothing or for nothing.
+    """
+    if not ask.prompt or ask.max_tokens < 1:
+        raise ValueError("a request needs a prompt, and max_tokens of at least 1")
     room = longest - len(ask.prompt)
     if room < 1:
         raise ValueError(
